@@ -1,0 +1,192 @@
+"""The non-zero mask of a case: its box, and its holes filled.
+
+In: arrays (z, y, x) or (c, z, y, x) of rescaled values, or a mask. Out: a box or a mask. NumPy in, NumPy
+out; CuPy in, CuPy out. Knows no files and no chunks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from voxelmill.geometry import Box
+from voxelmill.kernels.backend import asnumpy, get_array_module
+from voxelmill.kernels.compiled import compiled
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def nonzero_box(array: Array) -> Bounds:
+    """Smallest box that holds all non-zero voxels; the whole array if there are none.
+
+    Parameters
+    ----------
+    array : (z, y, x) or (c, z, y, x)
+        Rescaled values or a mask. NaN is not zero. Beside it, one slice of booleans is held.
+
+    Returns
+    -------
+    ((z0, z1), (y0, y1), (x0, x1))
+        Half-open, the union over the channels.
+
+    Raises
+    ------
+    ValueError
+        If the array has another number of dimensions.
+    """
+    channels = _channels(array)
+    along_z = []
+    along_y: Any = np.zeros(channels.shape[2], bool)
+    along_x: Any = np.zeros(channels.shape[3], bool)
+    for z in range(channels.shape[1]):
+        plane = (channels[:, z] != 0).any(axis=0)
+        rows, columns = asnumpy(plane.any(axis=1)), asnumpy(plane.any(axis=0))
+        along_z.append(rows.any())
+        along_y |= rows
+        along_x |= columns
+    return _extent(along_z), _extent(along_y), _extent(along_x)
+
+
+def nonzero_mask(array: Array) -> Mask:
+    """Mask of the voxels that are non-zero in some channel, with its holes filled.
+
+    Parameters
+    ----------
+    array : (z, y, x) or (c, z, y, x)
+        Rescaled values.
+
+    Returns
+    -------
+    bool array (z, y, x)
+    """
+    mask: Mask = (_channels(array) != 0).any(axis=0)
+    inside = Box.from_bounds(nonzero_box(mask)).slices  # a hole never reaches beyond the box
+    mask[inside] = fill_holes(mask[inside])
+    return mask
+
+
+def fill_holes(mask: Array) -> Mask:
+    """Fill the background that no path along the axes connects to the border.
+
+    Equal to ``scipy.ndimage.binary_fill_holes`` with its default structure. The background is cut into
+    runs along x; runs that touch in neighbouring rows are joined, and those at the border joined with
+    the outside, in a union-find (Tarjan, "Efficiency of a good but not linear set union algorithm",
+    1975; runs as in He, Chao and Suzuki, "A run-based two-scan labeling algorithm", 2008). What is not
+    joined with the outside is filled.
+
+    Parameters
+    ----------
+    mask : array of 1, 2 or 3 dimensions
+        Not zero means True.
+
+    Returns
+    -------
+    bool array of the same shape
+        Beside it, one boolean copy of a mask that is not a C-contiguous bool array, and 8 bytes for each
+        row and 12 for each run of background (24 from 2**31 voxels on): at most 6 bytes a voxel for
+        long rows, far less for masks of bodies.
+
+    Raises
+    ------
+    ValueError
+        If the mask has another number of dimensions.
+    """
+    if not 1 <= mask.ndim <= 3:
+        raise ValueError(f"mask has shape {mask.shape}; 1 to 3 dimensions are needed")
+    if get_array_module(mask) is not np:
+        return cast(Mask, _fill_holes_gpu(mask))
+    filled = np.array(mask, np.bool_, order="C")
+    if mask.size == 0 or filled.all():
+        return filled
+    volume = filled.reshape((1,) * (3 - mask.ndim) + mask.shape).view(np.uint8)
+    _fill(volume, mask.ndim, np.empty(0, np.int32 if mask.size < 2**31 else np.int64))
+    return filled
+
+
+def slice_counts(mask: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Number of True voxels of each slice of a (z, y, x) mask, along z, y and x."""
+    z = np.empty(mask.shape[0], np.int64)
+    y, x = np.zeros(mask.shape[1], np.int64), np.zeros(mask.shape[2], np.int64)
+    for i, plane in enumerate(mask):
+        rows = np.count_nonzero(plane, axis=1)
+        z[i] = rows.sum()
+        y += rows
+        x += np.count_nonzero(plane, axis=0)
+    return z, y, x
+
+
+def _channels(array: Array) -> Array:
+    """The array as (c, z, y, x)."""
+    if array.ndim not in (3, 4):
+        raise ValueError(f"array has shape {array.shape}; (z, y, x) or (c, z, y, x) is needed")
+    return array if array.ndim == 4 else array[None]
+
+
+def _extent(hits: npt.ArrayLike) -> tuple[int, int]:
+    """First and last + 1 of the hits; all where there are none."""
+    found = np.flatnonzero(hits)
+    return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, len(np.asarray(hits)))
+
+
+def _fill_holes_gpu(mask: Any) -> Any:
+    from cupyx.scipy import ndimage  # type: ignore[import-not-found]
+
+    return ndimage.binary_fill_holes(mask != 0)
+
+
+@compiled
+def _fill(mask: Array, sides: int, index: Array) -> None:
+    """Fill the holes of a uint8 mask (z, y, x) in place; only the last `sides` axes have a border.
+
+    Run i of the background covers ``edge[2 * i] <= x < edge[2 * i + 1]``; the runs of a row are numbered
+    from ``first[row]``; run 0 is the outside. A root is the lowest number of its set. `index` only gives
+    the type of the numbers.
+    """
+    depth, height, width = mask.shape
+    first = np.ones(depth * height + 1, np.int64)
+    for row in range(depth * height):
+        line = mask[row // height, row % height]
+        runs = 1 - np.int64(line[0])
+        for x in range(1, width):
+            runs += np.int64(line[x - 1] & (line[x] ^ 1))
+        first[row + 1] = first[row] + runs
+    parent = np.zeros(first[-1], index.dtype)
+    edge = np.empty(2 * first[-1] + 1, np.int32)  # the last one is written and never read
+    for row in range(depth * height):
+        z, y = row // height, row % height
+        line = mask[z, y]
+        begin, end = first[row], first[row + 1]
+        k, was = 2 * begin, np.uint8(1)
+        for x in range(width):  # without branches: an edge is kept where the mask changes
+            edge[k] = x
+            k += np.int64(line[x] ^ was)
+            was = line[x]
+        edge[k] = width
+        outer = (sides > 2 and (z == 0 or z == depth - 1)) or (sides > 1 and (y == 0 or y == height - 1))
+        for i in range(begin, end):
+            parent[i] = 0 if outer or edge[2 * i] == 0 or edge[2 * i + 1] == width else i
+        for other in (row - 1 if y > 0 else row, row - height if z > 0 else row):
+            i, j = begin, first[other]
+            while other != row and i < end and j < first[other + 1]:
+                if edge[2 * i] < edge[2 * j + 1] and edge[2 * j] < edge[2 * i + 1]:
+                    a, b = i, j
+                    while parent[a] != a:
+                        parent[a] = parent[parent[a]]
+                        a = parent[a]
+                    while parent[b] != b:
+                        parent[b] = parent[parent[b]]
+                        b = parent[b]
+                    parent[max(a, b)] = min(a, b)
+                if edge[2 * i + 1] <= edge[2 * j + 1]:
+                    i += 1
+                else:
+                    j += 1
+    for row in range(depth * height):
+        for i in range(first[row], first[row + 1]):
+            parent[i] = parent[parent[i]]  # parents come first, so this is the root
+            if parent[i] != 0:
+                mask[row // height, row % height, edge[2 * i] : edge[2 * i + 1]] = 1

@@ -1,0 +1,361 @@
+"""What one channel of one case contributes to the dataset's statistics, collected slab by slab.
+
+In: slabs (z, y, x) of stored values, with the foreground where there is a label. Out: `Facts`: per slice
+along each axis the range and number of non-zero voxels, sums, and the exact histogram of the foreground.
+Every rule speaks of rescaled values. Knows no files, cases or other channels; merging is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from voxelmill.geometry import Box, Shape
+from voxelmill.kernels.compiled import compiled
+from voxelmill.kernels.histogram import (
+    BINS,
+    Array,
+    Int64,
+    bin_values,
+    class_counts,
+    histogram_values,
+    key_offset,
+    planes_of,
+    refine,
+    refined_values,
+    zero_keys,
+)
+from voxelmill.kernels.keys import Float32, check_rescale, is_narrow, values_of
+
+__all__ = [
+    "BINS",
+    "ChannelFacts",
+    "Facts",
+    "bin_values",
+    "class_counts",
+    "histogram_values",
+    "nonzero_box",
+    "refine",
+    "refined_values",
+    "value_range",
+]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts of one channel of one case; "non-zero" means ``value != 0``, values are rescaled.
+
+    Attributes
+    ----------
+    low, high : three float32 arrays, of lengths z, y and x
+        Range of the non-zero voxels of each slice along that axis; +inf and -inf where there are none.
+    nonzero : three int64 arrays, of lengths z, y and x
+        Number of non-zero voxels of each slice along that axis.
+    count, total, squares : int, float, float
+        Number, sum and sum of squares of all non-zero voxels.
+    foreground_count, foreground_total, foreground_squares : int, float, float
+        The same of the foreground; without a label the foreground is all non-zero voxels.
+    foreground_low, foreground_high : float
+        Range of the foreground; +inf and -inf where there is none.
+    histogram : int64 array (65536,)
+        Of the foreground. Integers of at most 16 bits: bin i counts the stored value i, or i - 32768 for
+        signed types. Other types: bin i counts the values whose 32-bit key has i as its high half.
+    nonfinite : int
+        Number of voxels that are not finite; they take part in nothing else.
+    """
+
+    low: tuple[Float32, Float32, Float32]
+    high: tuple[Float32, Float32, Float32]
+    nonzero: tuple[Int64, Int64, Int64]
+    count: int
+    total: float
+    squares: float
+    foreground_count: int
+    foreground_total: float
+    foreground_squares: float
+    foreground_low: float
+    foreground_high: float
+    histogram: Int64
+    nonfinite: int
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along z, y, x."""
+        z, y, x = (len(n) for n in self.nonzero)
+        return z, y, x
+
+    def to_arrays(self) -> dict[str, Array]:
+        """All fields as arrays, for a store; `low`, `high` and `nonzero` are joined over the axes."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        arrays = {k: np.concatenate(v) if isinstance(v, tuple) else np.asarray(v) for k, v in values}
+        return {"shape": np.array(self.shape), **arrays}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array]) -> Facts:
+        """The inverse of `to_arrays`."""
+        loaded: dict[str, Any] = {}
+        for name in (f.name for f in fields(cls)):
+            array = np.asarray(arrays[name])
+            if name in ("low", "high", "nonzero"):
+                loaded[name] = _split(array, arrays["shape"])
+            else:
+                loaded[name] = array.item() if array.ndim == 0 else array
+        return cls(**loaded)
+
+
+class ChannelFacts:
+    """Accumulates the facts of one channel, one slab of whole z slices at a time.
+
+    The result does not depend on the depth or the order of the slabs: integers are summed exactly, floats
+    per slice in float64 and then over the slices without rounding.
+
+    Parameters
+    ----------
+    shape : (z, y, x)
+        Of the whole channel.
+    dtype : numpy dtype
+        Of the stored values.
+    slope, intercept : float
+        ``value = stored * slope + intercept``.
+
+    Raises
+    ------
+    ValueRuleError
+        If the type holds no real numbers, or the rescaling is not usable.
+    """
+
+    def __init__(self, shape: Shape, dtype: npt.DTypeLike, slope: float = 1.0, intercept: float = 0.0):
+        check_rescale(dtype, slope, intercept)
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self.slope = slope
+        self.intercept = intercept
+        self._narrow = is_narrow(dtype)
+        self._zero = zero_keys(dtype, slope, intercept)
+        key = np.iinfo(np.uint16 if self._narrow else np.uint32)
+        self._low = np.full(sum(shape), key.max, key.dtype)  # of the z, then the y, then the x slices
+        self._high = np.zeros(sum(shape), key.dtype)
+        self._nonzero = np.zeros(sum(shape), np.int64)
+        self._sums = np.zeros((shape[0], 4), np.int64 if self._narrow else np.float64)
+        self._foreground = np.array([key.max, 0, 0], np.int64)  # lowest key, highest key, number
+        self._histogram = np.zeros(BINS, np.int64)
+        self._nonfinite = 0
+        self._seen = np.zeros(shape[0], bool)
+
+    def add(self, z: int, data: Array, foreground: Array | None = None) -> None:
+        """Take in slices ``z`` to ``z + len(data)``.
+
+        Parameters
+        ----------
+        z : int
+            Position of the first slice.
+        data : array (d, y, x)
+            Stored values.
+        foreground : array (d, y, x), optional
+            Voxels that are not zero are foreground; without it, all voxels with ``value != 0`` are.
+
+        Raises
+        ------
+        ValueError
+            If the slices do not fit the shape, or were added before.
+        """
+        self._claim(z, data, foreground)
+        columns = np.empty((4, self.shape[2]), self._sums.dtype)
+        for i, (keys, values, inside, bad) in enumerate(
+            planes_of(data, self.slope, self.intercept, foreground), start=z
+        ):
+            columns[...] = 0
+            _add_plane(
+                keys, values, inside, foreground is not None, i, self.shape[0], *self._zero,
+                self._low, self._high, self._nonzero, columns, self._foreground, self._histogram,
+            )  # fmt: skip
+            self._sums[i] = columns.sum(1)
+            self._nonfinite += bad
+
+    def _claim(self, z: int, data: Array, foreground: Array | None) -> None:
+        """Check that the slab fits and is new."""
+        slices = slice(z, z + len(data))
+        if z < 0 or z + len(data) > self.shape[0] or data.shape[1:] != self.shape[1:]:
+            raise ValueError(f"a slab of shape {data.shape} at slice {z} does not fit into {self.shape}")
+        if foreground is not None and foreground.shape != data.shape:
+            raise ValueError(f"foreground has shape {foreground.shape}, its slab {data.shape}")
+        if data.dtype != self.dtype:
+            raise ValueError(f"a slab is {data.dtype}, the channel {self.dtype}")
+        if self._seen[slices].any():
+            raise ValueError(f"slices {z} to {z + len(data)} were added before")
+        self._seen[slices] = True
+
+    def result(self) -> Facts:
+        """The facts, once every slice was added.
+
+        Raises
+        ------
+        ValueError
+            If slices are missing.
+        """
+        if not self._seen.all():
+            missing = int(np.flatnonzero(~self._seen)[0])
+            raise ValueError(f"slice {missing} of {self.shape[0]} was not added; facts need all slices")
+        low, high = self._range(self._low, self._high, self._nonzero)
+        count = int(self._nonzero[: self.shape[0]].sum())
+        key_low, key_high, inside = self._foreground[:, None]
+        foreground_low, foreground_high = self._range(key_low, key_high, inside)
+        total, squares = self._moments(count, 0)
+        foreground_total, foreground_squares = self._moments(int(inside[0]), 2)
+        return Facts(
+            low=_split(low, self.shape),
+            high=_split(high, self.shape),
+            nonzero=_split(self._nonzero, self.shape),
+            count=count,
+            total=total,
+            squares=squares,
+            foreground_count=int(inside[0]),
+            foreground_total=foreground_total,
+            foreground_squares=foreground_squares,
+            foreground_low=float(foreground_low[0]),
+            foreground_high=float(foreground_high[0]),
+            histogram=self._histogram,
+            nonfinite=self._nonfinite,
+        )
+
+    def _range(self, low: Array, high: Array, count: Int64) -> tuple[Float32, Float32]:
+        """Values of lowest and highest keys; a negative slope swaps them."""
+        if self._narrow:
+            table = bin_values(self.dtype, self.slope, self.intercept)
+            a, b = table[low], table[high]
+        else:
+            a, b = values_of(low), values_of(high)
+        infinity = np.float32(np.inf)
+        low = np.where(count > 0, np.minimum(a, b), infinity)
+        return low, np.where(count > 0, np.maximum(a, b), -infinity)
+
+    def _moments(self, count: int, first: int) -> tuple[float, float]:
+        """Sum and sum of squares of the values, from two columns of the sums over keys or values."""
+        sums = self._sums[:, first : first + 2].T.tolist()
+        if not self._narrow:
+            return math.fsum(sums[0]), math.fsum(sums[1])
+        slope = Fraction(self.slope)
+        shift = Fraction(self.intercept) - slope * key_offset(self.dtype)  # value = key * slope + shift
+        keys, squares = sum(sums[0]), sum(sums[1])
+        total = keys * slope + count * shift
+        return float(total), float(squares * slope**2 + 2 * slope * shift * keys + count * shift**2)
+
+
+def nonzero_box(channels: Sequence[Facts]) -> Box:
+    """Smallest box that holds the non-zero voxels of all channels; the whole array if there are none."""
+    hits = [np.any([facts.nonzero[axis] for facts in channels], axis=0).nonzero()[0] for axis in range(3)]
+    if len(hits[0]) == 0:
+        return Box.whole(channels[0].shape)
+    return Box(tuple(int(h[0]) for h in hits), tuple(int(h[-1]) + 1 for h in hits))
+
+
+def value_range(
+    facts: Facts, box: Box, axis: int | None = None, voxels: npt.ArrayLike | None = None
+) -> tuple[Float32, Float32]:
+    """Range of one channel inside the crop box, or inside the mask.
+
+    Parameters
+    ----------
+    facts : Facts
+    box : Box
+        Holds every non-zero voxel of the channel, as the box of all channels does.
+    axis : 0, 1, 2, optional
+        Give the range of each slice of the box along this axis.
+    voxels : int or int array (slices,), optional
+        Number of voxels that count, in all or in each slice: those inside the mask, for instance. All
+        voxels of the box by default.
+
+    Returns
+    -------
+    low, high : float32 arrays
+        Shape () or (slices,). Zero is included where fewer voxels are non-zero than count; +inf and -inf
+        where none counts.
+
+    Raises
+    ------
+    ValueError
+        If non-zero voxels lie outside the box.
+    """
+    if any(facts.nonzero[k][s].sum() != facts.count for k, s in enumerate(box.slices)):
+        raise ValueError(f"box {box.bounds} does not hold all non-zero voxels; ranges need the crop box")
+    along = 0 if axis is None else axis
+    slices = box.slices[along]
+    low, high, nonzero = facts.low[along][slices], facts.high[along][slices], facts.nonzero[along][slices]
+    if axis is None:
+        low, high, nonzero = low.min(), high.max(), nonzero.sum()
+    counted = np.asarray(box.size // low.size if voxels is None else voxels)
+    zero = np.where(nonzero < counted, np.float32(0), np.float32(np.nan))  # fmin and fmax skip nan
+    return np.asarray(np.fmin(low, zero)), np.asarray(np.fmax(high, zero))
+
+
+def _split(joined: Array, shape: npt.ArrayLike) -> tuple[Array, Array, Array]:
+    z, y, x = np.split(joined, np.cumsum(shape)[:2])
+    return z, y, x
+
+
+@compiled
+def _add_plane(
+    keys: Array,
+    values: Array,
+    inside: Array,
+    masked: bool,
+    z: int,
+    depth: int,
+    zero_first: int,
+    zero_last: int,
+    low: Array,
+    high: Array,
+    nonzero: Array,
+    sums: Array,
+    foreground: Array,
+    histogram: Array,
+) -> None:
+    """Take one slice into all facts; the loops that do not count bins run along x, so that they vectorise."""
+    rows, columns = keys.shape
+    first_x = depth + rows
+    first, last = keys.dtype.type(zero_first), keys.dtype.type(zero_last)
+    has_zero = zero_first <= zero_last
+    top, bottom = low.dtype.type(0xFFFFFFFF), low.dtype.type(0)
+    shift = 16 * (keys.itemsize // 4)
+    plane_low, plane_high, plane_nonzero = low[z], high[z], 0
+    for y in range(rows):
+        row_low, row_high, row_nonzero = top, bottom, 0
+        for x in range(columns):
+            key = keys[y, x]
+            zero = has_zero and key >= first and key <= last
+            lower, higher = (top, bottom) if zero else (key, key)
+            low[first_x + x] = min(low[first_x + x], lower)
+            high[first_x + x] = max(high[first_x + x], higher)
+            row_low = min(row_low, lower)
+            row_high = max(row_high, higher)
+        for x in range(columns):
+            key = keys[y, x]
+            counts = 0 if has_zero and key >= first and key <= last else 1
+            value = (sums[0, x] * 0 + values[y, x]) * counts
+            nonzero[first_x + x] += counts
+            row_nonzero += counts
+            sums[0, x] += value
+            sums[1, x] += value * value
+        low[depth + y] = min(low[depth + y], row_low)
+        high[depth + y] = max(high[depth + y], row_high)
+        nonzero[depth + y] += row_nonzero
+        plane_low, plane_high = min(plane_low, row_low), max(plane_high, row_high)
+        plane_nonzero += row_nonzero
+        for x in range(columns):
+            key = keys[y, x]
+            taken = inside[y, x] if masked else not (has_zero and key >= first and key <= last)
+            if taken:
+                value = sums[2, x] * 0 + values[y, x]
+                sums[2, x] += value
+                sums[3, x] += value * value
+                foreground[0] = min(foreground[0], key)
+                foreground[1] = max(foreground[1], key)
+                foreground[2] += 1
+                histogram[key >> shift] += 1
+    low[z], high[z], nonzero[z] = plane_low, plane_high, plane_nonzero
