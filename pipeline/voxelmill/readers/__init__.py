@@ -1,0 +1,114 @@
+"""Source files of every known format, opened as lazily read volumes.
+
+In: a path. Out: a `Volume`. A format is one module with a function ``open_volume(path, hints)`` and one
+line in `FORMATS`. The libraries that read a format are imported when its first file is opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+from voxelmill.errors import FormatError
+from voxelmill.geometry import Triple
+from voxelmill.readers.common import Hints, readable
+from voxelmill.readers.dicom_files import holds_dicom
+from voxelmill.volume import Volume
+
+
+@dataclass(frozen=True)
+class Format:
+    """A family of files that one module reads."""
+
+    name: str
+    module: str
+    endings: tuple[str, ...]
+    states_spacing: bool = True
+
+
+DICOM = Format("DICOM", "dicom", (".dcm", ".ima"))
+FORMATS = (
+    Format("NIfTI", "nifti", (".nii.gz", ".nii")),
+    Format("MetaImage", "metaimage", (".mhd", ".mha")),
+    Format("NRRD", "nrrd", (".nrrd", ".nhdr")),
+    Format("NumPy", "npy", (".npy",), states_spacing=False),
+    DICOM,
+)
+
+
+def open_volume(path: Path, *, spacing: Triple | None = None, dicom_series: str | None = None) -> Volume:
+    """Open an image file, or a folder that holds a DICOM series.
+
+    Reads headers only; a header that asks for more bytes than the file can hold is refused here.
+
+    Parameters
+    ----------
+    path : Path
+        File, or folder of DICOM files.
+    spacing : (z, y, x), optional
+        Millimetres; goes before what the file states, and is needed where it states none.
+    dicom_series : str, optional
+        The series to read where a folder holds several: its SeriesInstanceUID, or its number from 1.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, of no known format, or not what its format says.
+    GeometryError, SpacingError
+        If its grid makes no sense, or its spacing is missing or irregular.
+    """
+    found = find_format(path)
+    if found is None:
+        raise FormatError(_unknown(path))
+    with readable():
+        volume: Volume = import_module(f"{__name__}.{found.module}").open_volume(
+            path, Hints(spacing, dicom_series)
+        )
+    if spacing is not None:
+        volume.geometry = replace(volume.geometry, spacing=spacing)
+    return volume
+
+
+def find_format(path: Path) -> Format | None:
+    """The format of a path: by its ending, else DICOM by content; None where neither tells."""
+    ending = _ending(path)
+    for known in FORMATS:
+        if ending in known.endings:
+            return known
+    return DICOM if holds_dicom(path) else None
+
+
+def is_known(path: Path) -> bool:
+    """Whether `open_volume` has a reader for this path; a path with a known ending need not exist."""
+    return find_format(path) is not None
+
+
+def states_spacing(path: Path) -> bool:
+    """Whether files of this format state the distance between voxels."""
+    found = find_format(path)
+    return found is not None and found.states_spacing
+
+
+def case_stem(path: Path) -> str:
+    """The name of a path without the ending of its format: ``a.b.nii.gz`` -> ``a.b``."""
+    return path.name[: len(path.name) - len(_ending(path))]
+
+
+def known_endings() -> tuple[str, ...]:
+    """Every ending that tells a format."""
+    return tuple(ending for known in FORMATS for ending in known.endings)
+
+
+def _ending(path: Path) -> str:
+    name = path.name.lower()
+    return next((ending for ending in known_endings() if name.endswith(ending)), "")
+
+
+def _unknown(path: Path) -> str:
+    if not path.exists():
+        return "the file is missing. Restore it, or correct the path."
+    known = f"known are {', '.join(known_endings())} and DICOM"
+    if path.is_dir():
+        return f"the folder holds no DICOM file; {known}. Name a folder that holds one series."
+    return f"a file ending in '{path.suffix}' is of no known format; {known}. Convert it."

@@ -1,0 +1,216 @@
+"""What formats share that keep their voxels one after another in one file, plain or compressed.
+
+In: where the bytes lie and how they are laid out. Out: a `PackedVolume`. Knows no header of any format.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from voxelmill.errors import FormatError
+from voxelmill.geometry import Box, Geometry, Triple
+from voxelmill.readers import inflate
+from voxelmill.volume import Slab, Volume
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a caller knows of a source that its files may not state."""
+
+    spacing: Triple | None = None
+    dicom_series: str | None = None
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the voxels of a volume lie in a file.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Of one value, with the byte order of the file.
+    offset : int
+        Byte of the file at which data, perhaps compressed, begin.
+    skip : int
+        Bytes to leave out after that, counted in what decompression yields.
+    codec : str or None
+        "gzip", "zlib", "bzip2", or None for plain bytes.
+    is_interleaved : bool
+        Whether the channels of a voxel lie together: (z, y, x, c) instead of (c, z, y, x).
+    """
+
+    path: Path
+    dtype: np.dtype[Any]
+    offset: int = 0
+    skip: int = 0
+    codec: str | None = None
+    is_interleaved: bool = False
+
+    def open(self) -> io.RawIOBase | io.BufferedIOBase:
+        """The plain bytes from the first voxel on, read forward."""
+        stream = open_stream(self.path, self.codec, self.offset)
+        if self.codec is None:
+            stream.seek(self.skip, io.SEEK_CUR)
+        else:
+            fill(stream, np.empty(self.skip, np.uint8))
+        return stream
+
+
+class PackedVolume(Volume):
+    """A volume whose voxels lie one after another in one file.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot hold as many bytes as its header asks for.
+    """
+
+    def __init__(self, geometry: Geometry, packing: Packing, *, channels: int = 1, **facts: Any) -> None:
+        super().__init__(geometry, supported(packing.dtype), channels=channels, **facts)
+        self._packing = packing
+        self._check_size()
+
+    def slabs(self, depth: int) -> Iterator[Slab]:
+        """Every voxel once, in the order of the file; see `Volume.slabs`."""
+        planes = 1 if self._packing.is_interleaved else self.channels
+        with readable(), closing(self._packing.open()) as stream:
+            found = 0
+            for channel in range(planes):
+                for z in range(0, self.geometry.shape[0], depth):
+                    data = self._empty(min(depth, self.geometry.shape[0] - z))
+                    found += self._fill(stream, data, found)
+                    yield Slab(channel, z, self._arrange(data))
+            self._check_end(stream)
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """Stored values of a (z, y, x) box, all channels; maps the file where it is not compressed."""
+        if self._packing.codec is not None:
+            return super().read(box)
+        at = self._packing
+        with readable():
+            mapped = np.memmap(at.path, at.dtype, "r", at.offset + at.skip, self._disk_shape())
+        if at.is_interleaved:
+            mapped = np.moveaxis(mapped, -1, 0)
+        return np.array(mapped[:, *box.slices], self.dtype, order="C")
+
+    def _disk_shape(self) -> tuple[int, ...]:
+        shape = self.geometry.shape
+        return (*shape, self.channels) if self._packing.is_interleaved else (self.channels, *shape)
+
+    def _empty(self, slices: int) -> npt.NDArray[Any]:
+        plane = self.geometry.shape[1:]
+        shape = (slices, *plane, self.channels) if self._packing.is_interleaved else (1, slices, *plane)
+        return np.empty(shape, self._packing.dtype)
+
+    def _fill(self, stream: io.RawIOBase | io.BufferedIOBase, data: npt.NDArray[Any], before: int) -> int:
+        try:
+            found = fill(stream, data)
+        except inflate.ERRORS:
+            found = -1
+        if found < data.nbytes:
+            at_least = before + max(found, 0)
+            raise FormatError(
+                f"compressed data are damaged or end early: the header asks for {self._bytes()} bytes, "
+                f"about {at_least} were found. Restore the file from its source."
+                if self._packing.codec
+                else _wrong_size(self._bytes(), at_least)
+            )
+        return found
+
+    def _arrange(self, data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if not data.dtype.isnative:
+            data = data.byteswap(inplace=True).view(self.dtype)
+        return np.moveaxis(data, -1, 0) if self._packing.is_interleaved else data
+
+    def _bytes(self) -> int:
+        return prod(self._disk_shape()) * self.dtype.itemsize
+
+    def _slice_bytes(self) -> int:
+        return self._bytes() // self.geometry.shape[0]
+
+    def _check_size(self) -> None:
+        held = self._packing.path.stat().st_size - self._packing.offset
+        wanted = self._bytes() + self._packing.skip
+        if self._packing.codec in ("gzip", "zlib"):
+            if wanted > inflate.MAX_RATIO * held:
+                raise FormatError(
+                    f"the header asks for {self._bytes()} bytes of voxels; {held} compressed bytes cannot "
+                    "hold them. Restore the file, or mend its header."
+                )
+        elif self._packing.codec is None and not wanted <= held < wanted + self._slice_bytes():
+            raise FormatError(_wrong_size(self._bytes(), max(held - self._packing.skip, 0)))
+
+    def _check_end(self, stream: io.RawIOBase | io.BufferedIOBase) -> None:
+        """Read to the end, so that checksums are compared and a slice too many is found."""
+        if self._packing.codec is None:
+            return
+        try:
+            surplus = fill(stream, np.empty(self._slice_bytes(), np.uint8))
+        except inflate.ERRORS:
+            raise FormatError(
+                f"compressed data are damaged: {self._bytes()} bytes were found, as the header asks for, "
+                "but the stream's own end is missing or its checksum wrong. Restore the file."
+            ) from None
+        if surplus == self._slice_bytes():
+            raise FormatError(
+                f"the header asks for {self._bytes()} bytes of voxels; the data go on for a slice or more "
+                f"({surplus} bytes). Mend the header, or restore the file."
+            )
+
+
+def open_stream(path: Path, codec: str | None, offset: int = 0) -> io.RawIOBase | io.BufferedIOBase:
+    """The bytes of a file from `offset` on, decompressed."""
+    file = path.open("rb", buffering=0)
+    file.seek(offset)
+    if codec is None:
+        return file
+    return bz2.BZ2File(file) if codec == "bzip2" else inflate.Inflater(file, codec)
+
+
+def fill(stream: io.RawIOBase | io.BufferedIOBase, data: npt.NDArray[Any]) -> int:
+    """Read into an array until it is full or the stream ends; returns the bytes read."""
+    view = data.reshape(-1).view(np.uint8).data
+    filled = 0
+    while filled < len(view) and (count := stream.readinto(view[filled:])):
+        filled += count
+    return filled
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turn the errors of the file system, which name files, into a `FormatError`, which does not."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FormatError("the file is missing. Restore it, or correct the path.") from None
+    except inflate.ERRORS:
+        raise FormatError("compressed data are damaged or end early. Restore the file.") from None
+    except OSError as error:
+        cause = error.strerror or "its contents do not decode"
+        raise FormatError(f"the file cannot be read: {cause}. Restore it, or correct its rights.") from None
+
+
+def supported(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type itself where it is a real number of at most 64 bits; a `FormatError` where not."""
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise FormatError(
+            f"voxels are of type {dtype}; integers and floats of up to 64 bits are read. Convert the file."
+        )
+    return dtype
+
+
+def _wrong_size(expected: int, found: int) -> str:
+    return (
+        f"the header asks for {expected} bytes of voxels, the file holds {found}. "
+        "Restore the file, or mend its header."
+    )

@@ -1,0 +1,102 @@
+"""MetaImage: .mhd with its data file, and .mha.
+
+In: a path. Out: a volume. ITK reads the grid; where the bytes are is read here from the same header.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from voxelmill.errors import FormatError, SpacingError
+from voxelmill.readers.common import Hints, PackedVolume, Packing
+from voxelmill.readers.itk import Header, read_header
+from voxelmill.volume import Volume
+
+_TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",  # four bytes in files, on every system
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+
+
+def open_volume(path: Path, hints: Hints) -> Volume:
+    """Open a MetaImage file; see `voxelmill.readers.open_volume`."""
+    fields, end = _read_fields(path)
+    if hints.spacing is None and not {"ElementSpacing", "ElementSize"} & fields.keys():
+        raise SpacingError(
+            "the MetaImage header has no ElementSpacing. Add it, or a `spacing` column to a manifest."
+        )
+    header = read_header(path)
+    packing = _packing(path, fields, end, header)
+    return PackedVolume(header.geometry, packing, channels=header.channels)
+
+
+def _read_fields(path: Path) -> tuple[dict[str, str], int]:
+    """The lines ``Key = value``, and the byte at which they end: ElementDataFile is the last."""
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        while "ElementDataFile" not in fields:
+            key, equals, value = file.readline(1 << 16).decode("utf-8", "surrogateescape").partition("=")
+            if not equals:
+                raise FormatError(
+                    "the MetaImage header ends without ElementDataFile, or has a line that is not "
+                    "'Key = value'. Restore the file."
+                )
+            fields[key.strip()] = value.strip()
+        return fields, file.tell()
+
+
+def _packing(path: Path, fields: dict[str, str], end: int, header: Header) -> Packing:
+    name = fields["ElementDataFile"]
+    if name.startswith("LIST") or "%" in name or len(name.split()) > 3:
+        raise FormatError(
+            "the MetaImage header names one data file per slice; one for all slices is read. "
+            "Convert the file."
+        )
+    if not _is_true(fields.get("BinaryData", "True")):
+        raise FormatError("the MetaImage file holds text; binary data are read. Convert the file.")
+    is_local = name.upper() == "LOCAL"
+    data = path if is_local else path.parent / name
+    dtype = _dtype(fields)
+    codec = "zlib" if _is_true(fields.get("CompressedData", "False")) else None
+    offset = _offset(data, fields, prod(header.geometry.shape) * header.channels * dtype.itemsize)
+    return Packing(
+        data, dtype, offset or (end if is_local else 0), codec=codec, is_interleaved=header.is_interleaved
+    )
+
+
+def _offset(data: Path, fields: dict[str, str], expected: int) -> int:
+    """HeaderSize: bytes before the data; -1 means that the data end the file."""
+    skipped = _integer(fields, "HeaderSize", "0")
+    return skipped if skipped >= 0 else max(data.stat().st_size - expected, 0)
+
+
+def _dtype(fields: dict[str, str]) -> np.dtype[np.generic]:
+    name = fields.get("ElementType", "").removesuffix("_ARRAY")
+    if name not in _TYPES:
+        raise FormatError(f"ElementType is {name!r}; {', '.join(_TYPES)} are read. Convert the file.")
+    order = fields.get("ElementByteOrderMSB", fields.get("BinaryDataByteOrderMSB", "False"))
+    return np.dtype((">" if _is_true(order) else "<") + _TYPES[name])
+
+
+def _is_true(value: str) -> bool:
+    return value[:1] in ("T", "t", "1")
+
+
+def _integer(fields: dict[str, str], key: str, default: str) -> int:
+    try:
+        return int(fields.get(key, default))
+    except ValueError:
+        raise FormatError(f"{key} in the header is not a whole number. Mend the header.") from None
