@@ -260,7 +260,7 @@ def _resample_volume(
     dtype = out.dtype
     steps = [_step(band, begin, n, dtype) for band, begin, n in zip(rows, start, volume.shape, strict=True)]
     if all(step[1].shape[1] == 1 for step in steps):
-        _gather(volume, [step[0] for step in steps], out)
+        gather(volume, [step[0] for step in steps], out)
         if np.isfinite(limits[0]).any():
             get_array_module(out).clip(out, limits[0].min(), limits[1].max(), out=out)
         return
@@ -282,7 +282,8 @@ def _step(band: Band | None, begin: int, n: int, dtype: Any) -> tuple[Any, Any]:
     return band.first - begin, band.weights
 
 
-def _gather(volume: Array, index: list[Any], out: Array) -> None:
+def gather(volume: Array, index: list[Any], out: Array) -> None:
+    """Copy the voxel at ``index[axis][o]`` of each axis."""
     module = get_array_module(volume)
     for axis, where in enumerate(index):
         volume = volume.take(module.asarray(where), axis)
