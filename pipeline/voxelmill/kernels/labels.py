@@ -137,13 +137,11 @@ class _Cells:
 def _cells(n_in: int, n_out: int, start: int, stop: int, begin: int, separate: bool) -> _Cells:
     """Neighbours and weights with SciPy's own arithmetic; a separate axis has one neighbour of weight 1."""
     nearest = nearest_index(n_in, n_out, start, stop)
-    c = np.clip(sample_positions(n_in, n_out, start, stop), 0, n_in - 1)
-    if separate:
-        c = nearest.astype(np.float64)
-    lower = np.floor(c).astype(np.int64)
+    c = nearest.astype(np.float64) if separate else sample_positions(n_in, n_out, start, stop)
     weight_lower = 1.0 - (c - np.floor(c))
     weight_upper = 1.0 - weight_lower
-    upper = np.where(weight_upper > 0, np.minimum(lower + 1, n_in - 1), lower)
+    floor = np.floor(c).astype(np.int64)
+    lower, upper = np.clip(floor, 0, n_in - 1), np.clip(floor + (weight_upper > 0), 0, n_in - 1)
     return _Cells(lower - begin, upper - begin, weight_lower, weight_upper, (nearest == upper).astype(np.int64))
 
 
