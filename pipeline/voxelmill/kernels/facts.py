@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from voxelmill.geometry import Box, Shape
-from voxelmill.kernels.compiled import compiled
 from voxelmill.kernels.histogram import (
     BINS,
     Array,
@@ -26,12 +25,12 @@ from voxelmill.kernels.histogram import (
     class_counts,
     histogram_values,
     key_offset,
-    planes_of,
     refine,
     refined_values,
     zero_keys,
 )
-from voxelmill.kernels.keys import Float32, check_rescale, is_narrow, values_of
+from voxelmill.kernels.keys import ZERO_KEY, Float32, check_rescale, is_narrow, rescale, values_of
+from voxelmill.kernels.scan import scan_plane
 
 __all__ = [
     "BINS",
@@ -137,13 +136,14 @@ class ChannelFacts:
         self.slope = slope
         self.intercept = intercept
         self._narrow = is_narrow(dtype)
-        self._zero = zero_keys(dtype, slope, intercept)
+        self._zeros = zero_keys(dtype, slope, intercept)
+        self._flip = key_offset(dtype) if self._narrow else ZERO_KEY
         key = np.iinfo(np.uint16 if self._narrow else np.uint32)
         self._low = np.full(sum(shape), key.max, key.dtype)  # of the z, then the y, then the x slices
         self._high = np.zeros(sum(shape), key.dtype)
         self._nonzero = np.zeros(sum(shape), np.int64)
+        self._extent = np.stack([np.full(shape[2], key.max), np.zeros(shape[2])]).astype(key.dtype)
         self._sums = np.zeros((shape[0], 4), np.int64 if self._narrow else np.float64)
-        self._foreground = np.array([key.max, 0, 0], np.int64)  # lowest key, highest key, number
         self._histogram = np.zeros(BINS, np.int64)
         self._nonfinite = 0
         self._seen = np.zeros(shape[0], bool)
@@ -166,17 +166,26 @@ class ChannelFacts:
             If the slices do not fit the shape, or were added before.
         """
         self._claim(z, data, foreground)
-        columns = np.empty((4, self.shape[2]), self._sums.dtype)
-        for i, (keys, values, inside, bad) in enumerate(
-            planes_of(data, self.slope, self.intercept, foreground), start=z
-        ):
-            columns[...] = 0
-            _add_plane(
-                keys, values, inside, foreground is not None, i, self.shape[0], *self._zero,
-                self._low, self._high, self._nonzero, columns, self._foreground, self._histogram,
+        unmasked = np.ones((1, 1), np.bool_)
+        for i, stored in enumerate(data):
+            bits, values = self._bits(stored)
+            inside = unmasked if foreground is None else np.require(foreground[i], np.bool_, ["C", "W"])
+            sums = np.zeros((4, self.shape[2]), self._sums.dtype)
+            self._nonfinite += scan_plane(
+                bits, values, inside, foreground is not None, z + i, self.shape[0], self._zeros, self._flip,
+                self._low, self._high, self._nonzero, self._extent, sums, self._histogram,
             )  # fmt: skip
-            self._sums[i] = columns.sum(1)
-            self._nonfinite += bad
+            self._sums[z + i] = sums.sum(axis=1)
+
+    def _bits(self, stored: Array) -> tuple[Array, Array | None]:
+        """One slice as unsigned 16- or 32-bit words, and as values where those are summed."""
+        if self._narrow:
+            integers = stored.astype(np.int16 if self._flip else np.uint16, copy=False)
+            return np.require(integers, requirements=["C", "W"]).view(np.uint16), None
+        if self.dtype != np.float32 or (self.slope, self.intercept) != (1, 0):
+            stored = rescale(stored, self.slope, self.intercept)
+        values = np.require(stored, requirements=["C", "W"])
+        return values.view(np.uint32), values
 
     def _claim(self, z: int, data: Array, foreground: Array | None) -> None:
         """Check that the slab fits and is new."""
@@ -204,10 +213,7 @@ class ChannelFacts:
             raise ValueError(f"slice {missing} of {self.shape[0]} was not added; facts need all slices")
         low, high = self._range(self._low, self._high, self._nonzero)
         count = int(self._nonzero[: self.shape[0]].sum())
-        key_low, key_high, inside = self._foreground[:, None]
-        foreground_low, foreground_high = self._range(key_low, key_high, inside)
-        total, squares = self._moments(count, 0)
-        foreground_total, foreground_squares = self._moments(int(inside[0]), 2)
+        total, squares = self._moments(count, self._sums[:, 0].tolist(), self._sums[:, 1].tolist())
         return Facts(
             low=_split(low, self.shape),
             high=_split(high, self.shape),
@@ -215,14 +221,32 @@ class ChannelFacts:
             count=count,
             total=total,
             squares=squares,
-            foreground_count=int(inside[0]),
-            foreground_total=foreground_total,
-            foreground_squares=foreground_squares,
-            foreground_low=float(foreground_low[0]),
-            foreground_high=float(foreground_high[0]),
+            **self._foreground(),
             histogram=self._histogram,
             nonfinite=self._nonfinite,
         )
+
+    def _foreground(self) -> dict[str, Any]:
+        """The foreground's fields; a narrow type's histogram tells them all."""
+        keys = np.flatnonzero(self._histogram)
+        counts = self._histogram[keys]
+        count = int(counts.sum())
+        if self._narrow:
+            extremes = keys[:1], keys[-1:]
+            pairs = list(zip(keys.tolist(), counts.tolist(), strict=True))
+            sums = [k * n for k, n in pairs], [k * k * n for k, n in pairs]
+        else:
+            extremes = self._extent[0].min(keepdims=True), self._extent[1].max(keepdims=True)
+            sums = self._sums[:, 2].tolist(), self._sums[:, 3].tolist()
+        low, high = self._range(*extremes, counts[:1])
+        total, squares = self._moments(count, *sums)
+        return {
+            "foreground_count": count,
+            "foreground_total": total,
+            "foreground_squares": squares,
+            "foreground_low": float(low.min(initial=np.inf)),
+            "foreground_high": float(high.max(initial=-np.inf)),
+        }
 
     def _range(self, low: Array, high: Array, count: Int64) -> tuple[Float32, Float32]:
         """Values of lowest and highest keys; a negative slope swaps them."""
@@ -235,16 +259,15 @@ class ChannelFacts:
         low = np.where(count > 0, np.minimum(a, b), infinity)
         return low, np.where(count > 0, np.maximum(a, b), -infinity)
 
-    def _moments(self, count: int, first: int) -> tuple[float, float]:
-        """Sum and sum of squares of the values, from two columns of the sums over keys or values."""
-        sums = self._sums[:, first : first + 2].T.tolist()
+    def _moments(self, count: int, sums: list[Any], squares: list[Any]) -> tuple[float, float]:
+        """Sum and sum of squares of `count` values, from those of keys (narrow types) or values."""
         if not self._narrow:
-            return math.fsum(sums[0]), math.fsum(sums[1])
+            return math.fsum(sums), math.fsum(squares)
         slope = Fraction(self.slope)
         shift = Fraction(self.intercept) - slope * key_offset(self.dtype)  # value = key * slope + shift
-        keys, squares = sum(sums[0]), sum(sums[1])
-        total = keys * slope + count * shift
-        return float(total), float(squares * slope**2 + 2 * slope * shift * keys + count * shift**2)
+        first, second = sum(sums), sum(squares)
+        exact = second * slope**2 + 2 * slope * shift * first + count * shift**2
+        return float(first * slope + count * shift), float(exact)
 
 
 def nonzero_box(channels: Sequence[Facts]) -> Box:
@@ -297,65 +320,3 @@ def value_range(
 def _split(joined: Array, shape: npt.ArrayLike) -> tuple[Array, Array, Array]:
     z, y, x = np.split(joined, np.cumsum(shape)[:2])
     return z, y, x
-
-
-@compiled
-def _add_plane(
-    keys: Array,
-    values: Array,
-    inside: Array,
-    masked: bool,
-    z: int,
-    depth: int,
-    zero_first: int,
-    zero_last: int,
-    low: Array,
-    high: Array,
-    nonzero: Array,
-    sums: Array,
-    foreground: Array,
-    histogram: Array,
-) -> None:
-    """Take one slice into all facts; the loops that do not count bins run along x, so that they vectorise."""
-    rows, columns = keys.shape
-    first_x = depth + rows
-    first, last = keys.dtype.type(zero_first), keys.dtype.type(zero_last)
-    has_zero = zero_first <= zero_last
-    top, bottom = low.dtype.type(0xFFFFFFFF), low.dtype.type(0)
-    shift = 16 * (keys.itemsize // 4)
-    plane_low, plane_high, plane_nonzero = low[z], high[z], 0
-    for y in range(rows):
-        row_low, row_high, row_nonzero = top, bottom, 0
-        for x in range(columns):
-            key = keys[y, x]
-            zero = has_zero and key >= first and key <= last
-            lower, higher = (top, bottom) if zero else (key, key)
-            low[first_x + x] = min(low[first_x + x], lower)
-            high[first_x + x] = max(high[first_x + x], higher)
-            row_low = min(row_low, lower)
-            row_high = max(row_high, higher)
-        for x in range(columns):
-            key = keys[y, x]
-            counts = 0 if has_zero and key >= first and key <= last else 1
-            value = (sums[0, x] * 0 + values[y, x]) * counts
-            nonzero[first_x + x] += counts
-            row_nonzero += counts
-            sums[0, x] += value
-            sums[1, x] += value * value
-        low[depth + y] = min(low[depth + y], row_low)
-        high[depth + y] = max(high[depth + y], row_high)
-        nonzero[depth + y] += row_nonzero
-        plane_low, plane_high = min(plane_low, row_low), max(plane_high, row_high)
-        plane_nonzero += row_nonzero
-        for x in range(columns):
-            key = keys[y, x]
-            taken = inside[y, x] if masked else not (has_zero and key >= first and key <= last)
-            if taken:
-                value = sums[2, x] * 0 + values[y, x]
-                sums[2, x] += value
-                sums[3, x] += value * value
-                foreground[0] = min(foreground[0], key)
-                foreground[1] = max(foreground[1], key)
-                foreground[2] += 1
-                histogram[key >> shift] += 1
-    low[z], high[z], nonzero[z] = plane_low, plane_high, plane_nonzero

@@ -8,7 +8,6 @@ second one. Knows no files, cases or percentiles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -61,8 +60,10 @@ def refine(
     rows = np.full(BINS, -1, np.int64)
     rows[bins] = np.arange(len(bins))
     counts = np.zeros((len(bins), BINS), np.int64)
-    for keys, values, inside, _ in planes_of(data, slope, intercept, foreground):
-        _refine_plane(keys, inside if foreground is not None else values != 0, rows, counts)
+    for i, stored in enumerate(data):
+        values = np.ascontiguousarray(rescale(stored, slope, intercept))
+        inside = values != 0 if foreground is None else foreground[i] != 0
+        _refine_plane(keys_of(values), np.ascontiguousarray(inside & np.isfinite(values)), rows, counts)
     return counts
 
 
@@ -99,42 +100,17 @@ def key_offset(dtype: npt.DTypeLike) -> int:
 
 
 def zero_keys(dtype: npt.DTypeLike, slope: float, intercept: float) -> tuple[int, int]:
-    """First and last key whose value is zero; first > last where there is none."""
+    """First and last key whose value is zero; where there is none, numbers that no key lies between."""
     if not is_narrow(dtype):
         return ZERO_KEY, ZERO_KEY
     zeros = np.flatnonzero(bin_values(dtype, slope, intercept) == 0)
-    return (int(zeros[0]), int(zeros[-1])) if len(zeros) else (BINS, 0)
-
-
-def planes_of(
-    data: Array, slope: float, intercept: float, foreground: Array | None
-) -> Iterator[tuple[Array, Array, Array, int]]:
-    """Each slice's keys, what to sum, the foreground, and the number of voxels that are not finite."""
-    for i, stored in enumerate(data):
-        inside = np.ones((1, 1), bool) if foreground is None else np.ascontiguousarray(foreground[i] != 0)
-        if is_narrow(data.dtype):
-            keys = _narrow_keys(stored)
-            yield keys, keys, inside, 0
-            continue
-        values = np.ascontiguousarray(rescale(stored, slope, intercept))
-        bad = ~np.isfinite(values)
-        if bad.any():
-            values[bad] = 0
-            inside = inside & ~bad
-        yield keys_of(values), values, inside, int(np.count_nonzero(bad))
-
-
-def _narrow_keys(stored: Array) -> Array:
-    """Keys of integers of at most 16 bits, in the order of the stored values."""
-    if stored.dtype.kind == "i":
-        return stored.astype(np.int16, order="C").view(np.uint16) ^ np.uint16(BINS // 2)
-    return stored.astype(np.uint16, order="C")
+    return (int(zeros[0]), int(zeros[-1])) if len(zeros) else (BINS - 1, 0)
 
 
 def _plane_counts(labels: Array) -> tuple[list[int], list[int]]:
     """Labels and their numbers in one slice: a table for small labels, sorting for others."""
     if labels.size and labels.min() >= 0 and labels.max() < BINS:
-        table = np.bincount(labels.ravel())
+        table = np.bincount(labels.ravel().astype(np.intp, copy=False))
         found = np.flatnonzero(table)
         return found.tolist(), table[found].tolist()
     found, counts = np.unique(labels, return_counts=True)
