@@ -62,7 +62,5 @@ def compiled(itemsize: int) -> Any:
     index, real = numba.int64[::1], numba.float64[::1]
     side = (index, index, real, real, index)
     array = integer[:, ::1]
-    signature = numba.void(
-        array, array, numba.float64, numba.float64, numba.int64, *side, *side, array
-    )
+    signature = numba.void(array, array, numba.float64, numba.float64, numba.int64, *side, *side, array)
     return numba.njit(signature, nogil=True, cache=True)(plane)

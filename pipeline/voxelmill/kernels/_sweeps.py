@@ -1,19 +1,26 @@
-"""The compiled passes of `resample`: one volume's planes, or its columns. Imports Numba.
+"""The compiled passes of `resample`: planes and columns of one volume. Imports Numba.
 
-Every output voxel is summed over its taps in one fixed order, whatever box is computed and wherever the voxel
-lies in a vector register, so that cutting a volume into boxes changes no bit.
+A sweep is a sum of at most a few dozen weighted rows of contiguous voxels, held in the first cache; the axis
+x is turned into rows and back by transposing one plane. Every output voxel adds its taps in one fixed order,
+whatever box is computed and wherever the voxel lies in a vector register, so cutting changes no bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
 
-_FUSED = {"contract", "nsz"}  # a * b + c in one rounding; sums are never reordered
-_inline = numba.njit(fastmath=_FUSED, nogil=True, inline="never")
+_FUSED = {"contract"}  # a * b + c is rounded once; sums are never reordered
+_inline = numba.njit(fastmath=_FUSED, nogil=True)
+_STRIP = 1024  # voxels of a row of the column buffer
+SLAB = 1 << 23  # voxels between the two sweeps
+
+Step = tuple[Any, Any]
+"""First input voxel (rows,) and weights (rows, taps) of each output row of one axis."""
 
 
 @_inline
@@ -22,19 +29,29 @@ def _row(source: Any, first: int, weights: Any, row: Any) -> None:
     n, taps = len(row), len(weights)
     if taps == 1:
         row[:] = source[first][:n]
-    elif taps == 2:
-        a, b = source[first], source[first + 1]
-        p, q = weights[0], weights[1]
+        return
+    row[:] = 0
+    whole = taps - taps % 8
+    for t in range(0, whole, 8):
+        k = first + t
+        a, b, c, d = source[k], source[k + 1], source[k + 2], source[k + 3]
+        e, f, g, h = source[k + 4], source[k + 5], source[k + 6], source[k + 7]
+        p, q, r, s = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        u, v, w, x = weights[t + 4], weights[t + 5], weights[t + 6], weights[t + 7]
         for j in range(n):
-            row[j] = p * a[j] + q * b[j]
-    else:
-        row[:] = 0
-        for t in range(0, taps, 4):
-            k = first + t
-            a, b, c, d = source[k], source[k + 1], source[k + 2], source[k + 3]
-            p, q, r, s = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-            for j in range(n):
-                row[j] = row[j] + p * a[j] + q * b[j] + r * c[j] + s * d[j]
+            half = row[j] + p * a[j] + q * b[j] + r * c[j] + s * d[j]
+            row[j] = half + u * e[j] + v * f[j] + w * g[j] + x * h[j]
+    for t in range(whole, taps, 2):
+        a, b = source[first + t], source[first + t + 1]
+        p, q = weights[t], weights[t + 1]
+        for j in range(n):
+            row[j] = row[j] + p * a[j] + q * b[j]
+
+
+@_inline
+def _rows(source: Any, first: Any, weights: Any, target: Any) -> None:
+    for o in range(len(first)):
+        _row(source, first[o], weights[o], target[o])
 
 
 @_inline
@@ -54,34 +71,39 @@ def _transpose(source: Any, target: Any) -> None:
 
 
 @_inline
+def _load(given: Any, shift: Any, kept: Any) -> None:
+    """Subtract the middle of the range."""
+    for j in range(len(kept)):
+        kept[j] = given[j] - shift
+
+
+@_inline
 def _finish(row: Any, shift: Any, low: Any, high: Any, target: Any) -> None:
     """Add the middle of the range back and clip."""
     for j in range(len(row)):
         target[j] = min(max(row[j] + shift, low), high)
 
 
-@_inline
-def _rows(source: Any, first: Any, weights: Any, target: Any) -> None:
-    for o in range(len(first)):
-        _row(source, first[o], weights[o], target[o])
-
-
 def columns(source, first, weights, before, after, low, high, target):  # type: ignore[no-untyped-def]
-    """Along axis 0: ``target[o, y, x] = sum_t weights[o, t] * (source[first[o] + t, y, x] - before)``."""
+    """Along axis 0, strip by strip: each strip is copied so that its column lies close together."""
     n, height, width = source.shape
-    strip = 256
-    buffer = np.zeros((max(n, weights.shape[1]), strip), source.dtype)
-    row = np.empty(strip, source.dtype)
-    for y in range(height):
-        for x0 in range(0, width, strip):
-            x1 = min(x0 + strip, width)
+    parts = -(-width // _STRIP)
+    across = -(-width // parts)
+    down = max(1, _STRIP // across)
+    buffer = np.zeros((max(n, weights.shape[1]), across * down), source.dtype)
+    line = np.empty(across * down, source.dtype)
+    for y0 in range(0, height, down):
+        tall = min(down, height - y0)
+        for x0 in range(0, width, across):
+            wide = min(across, width - x0)
             for i in range(n):
-                line, packed = source[i, y, x0:x1], buffer[i]
-                for j in range(x1 - x0):
-                    packed[j] = line[j] - before[0]
+                for y in range(tall):
+                    _load(source[i, y0 + y, x0 : x0 + wide], before[0], buffer[i, y * wide : (y + 1) * wide])
             for o in range(len(first)):
-                _row(buffer, first[o], weights[o], row[: x1 - x0])
-                _finish(row[: x1 - x0], after[0], low[0], high[0], target[o, y, x0:x1])
+                _row(buffer, first[o], weights[o], line[: tall * wide])
+                for y in range(tall):
+                    part = line[y * wide : (y + 1) * wide]
+                    _finish(part, after[0], low[0], high[0], target[o, y0 + y, x0 : x0 + wide])
 
 
 def planes(  # type: ignore[no-untyped-def]
@@ -90,31 +112,28 @@ def planes(  # type: ignore[no-untyped-def]
     """Along axes 1 and 2, plane by plane; ``low[i]`` and ``high[i]`` clip plane ``i``."""
     n, height, width = source.shape
     rows, cols = len(y_first), len(x_first)
-    tall, wide = max(height, y_weights.shape[1]), max(width, x_weights.shape[1])
-    plane = np.zeros((tall, width), source.dtype)
-    line = np.empty(cols, source.dtype)
     between = rows if y_leads else height
-    turned = np.zeros((wide, between), source.dtype)
+    plane = np.zeros((max(height, y_weights.shape[1]), width), source.dtype)
+    led = np.empty((between, width), source.dtype)
+    turned = np.zeros((max(width, x_weights.shape[1]), between), source.dtype)
     summed = np.empty((cols, between), source.dtype)
-    turned_back = np.zeros((max(between, y_weights.shape[1]), cols), source.dtype)
+    back = np.zeros((max(between, y_weights.shape[1]), cols), source.dtype)
+    line = np.empty(cols, source.dtype)
     for i in range(n):
         for y in range(height):
-            given, kept = source[i, y], plane[y]
-            for j in range(width):
-                kept[j] = given[j] - before[0]
+            _load(source[i, y], before[0], plane[y])
         if y_leads:
-            led = np.empty((rows, width), source.dtype)
             _rows(plane, y_first, y_weights, led)
-            _transpose(led, turned[:width])
+            _transpose(led, turned)
         else:
-            _transpose(plane[:height], turned[:width])
+            _transpose(plane[:height], turned)
         _rows(turned, x_first, x_weights, summed)
-        _transpose(summed, turned_back[:between])
+        _transpose(summed, back)
         for o in range(rows):
             if y_leads:
-                _finish(turned_back[o], after[0], low[i], high[i], target[i, o])
+                _finish(back[o], after[0], low[i], high[i], target[i, o])
             else:
-                _row(turned_back, y_first[o], y_weights[o], line)
+                _row(back, y_first[o], y_weights[o], line)
                 _finish(line, after[0], low[i], high[i], target[i, o])
 
 
@@ -123,10 +142,57 @@ def compiled(name: str, itemsize: int) -> Any:
     """`columns` or `planes` for one float type, on arrays of any strides."""
     real = numba.from_dtype(np.dtype(f"f{itemsize}"))
     volume, matrix, row = real[:, :, :], real[:, ::1], real[::1]
-    first = numba.int64[::1]
-    if name == "columns":
-        arguments: tuple[Any, ...] = (volume, first, matrix, row, row, row, row, volume)
-    else:
-        arguments = (volume, first, matrix, first, matrix, numba.boolean, row, row, row, row, volume)
-    signature = numba.void(*arguments)
+    step = (numba.int64[::1], matrix)
+    steps = (*step, *step, numba.boolean) if name == "planes" else step
+    signature = numba.void(volume, *steps, row, row, row, row, volume)
     return numba.njit(signature, fastmath=_FUSED, nogil=True, cache=True)(globals()[name])
+
+
+def sweep(
+    volume: Any,
+    steps: list[Step],
+    factors: list[float],
+    separate: bool,
+    low: Any,
+    high: Any,
+    middle: Any,
+    out: Any,
+) -> None:
+    """Resample one volume: planes then columns, or columns then planes where axis 0 shrinks.
+
+    The volume between the two is held for a slab of the output only. `low` and `high` have one entry, or one
+    for each plane of `volume` when axis 0 is `separate`.
+    """
+    dtype = out.dtype
+    plane_pass, column_pass = (compiled(name, dtype.itemsize) for name in ("planes", "columns"))
+    z, y, x = steps
+    y_leads = factors[1] < 2 * factors[2]
+    none, shift = np.zeros(1, dtype), np.full(1, middle, dtype)
+    free = np.full(max(len(volume), len(z[0])), np.inf, dtype)
+    if factors[0] < 1 and not separate:
+        low, high = np.full(len(out), low[0]), np.full(len(out), high[0])
+        for part, rows, span in _slabs(z, volume.shape[1] * volume.shape[2]):
+            between = np.empty((len(rows[0]), *volume.shape[1:]), dtype)
+            column_pass(volume[span], *rows, shift, none, -free, free, between)
+            plane_pass(between, *y, *x, y_leads, none, shift, low, high, out[part])
+        return
+    inner = (low - middle, high - middle) if separate else (-free, free)
+    outer = (-free, free) if separate else (low, high)
+    for part, rows, span in _slabs(y, len(volume) * len(x[0])):
+        between = np.empty((len(volume), len(rows[0]), len(x[0])), dtype)
+        plane_pass(volume[:, span], *rows, *x, y_leads, shift, none, *inner, between)
+        column_pass(between, *z, none, shift, *outer, out[:, part])
+
+
+def _slabs(step: Step, voxels: int) -> Iterator[tuple[slice, Step, slice]]:
+    """Output rows, their step and the input rows they need, such that a slab's volume stays small."""
+    first, weights = step
+    rows = max(16, SLAB // voxels)
+    for start in range(0, len(first), rows):
+        part = slice(start, min(start + rows, len(first)))
+        begin = int(first[start])
+        yield (
+            part,
+            (first[part] - begin, weights[part]),
+            slice(begin, int(first[part][-1]) + weights.shape[1]),
+        )

@@ -60,7 +60,9 @@ def resample_labels(
         If a shape, the method, the axis or the box is wrong, or the array does not hold integers.
     """
     if array.ndim not in (3, 4) or array.size == 0:
-        raise ValueError(f"the array has shape {array.shape}; (z, y, x) or (c, z, y, x), not empty, is needed")
+        raise ValueError(
+            f"the array has shape {array.shape}; (z, y, x) or (c, z, y, x), not empty, is needed"
+        )
     shape_in, shape_out = array.shape[-3:], checked_shape(new_shape)
     write = checked_box(box, shape_out)
     rule: dict[str, Any] = {"method": method, "separate_axis": separate_axis}
@@ -142,7 +144,9 @@ def _cells(n_in: int, n_out: int, start: int, stop: int, begin: int, separate: b
     weight_upper = 1.0 - weight_lower
     floor = np.floor(c).astype(np.int64)
     lower, upper = np.clip(floor, 0, n_in - 1), np.clip(floor + (weight_upper > 0), 0, n_in - 1)
-    return _Cells(lower - begin, upper - begin, weight_lower, weight_upper, (nearest == upper).astype(np.int64))
+    return _Cells(
+        lower - begin, upper - begin, weight_lower, weight_upper, (nearest == upper).astype(np.int64)
+    )
 
 
 def _order(method: Method) -> int:

@@ -172,7 +172,9 @@ def workspace_bytes(read: Box, write: Box, itemsize: int = 4) -> int:
 def as_volumes(array: Array) -> Array:
     """The array as (c, z, y, x)."""
     if array.ndim not in (3, 4) or array.size == 0:
-        raise ValueError(f"the array has shape {array.shape}; (z, y, x) or (c, z, y, x), not empty, is needed")
+        raise ValueError(
+            f"the array has shape {array.shape}; (z, y, x) or (c, z, y, x), not empty, is needed"
+        )
     return array[None] if array.ndim == 3 else array
 
 
@@ -216,7 +218,9 @@ def _ranges(module: Any, volumes: Array, separate_axis: int | None) -> tuple[Any
     if module is not np:
         low, high = low.get(), high.get()
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueRuleError("the array holds voxels that are not finite (NaN or infinite); replace them first")
+        raise ValueRuleError(
+            "the array holds voxels that are not finite (NaN or infinite); replace them first"
+        )
     return low, high
 
 
@@ -232,7 +236,9 @@ def _limits(clip: Clip, channels: int, slices: int | None) -> tuple[Any, Any]:
     try:
         return np.broadcast_to(arrays[0], shape), np.broadcast_to(arrays[1], shape)
     except ValueError:
-        raise ValueError(f"clip has shapes {[a.shape for a in arrays]}; {shape} or numbers are needed") from None
+        raise ValueError(
+            f"clip has shapes {[a.shape for a in arrays]}; {shape} or numbers are needed"
+        ) from None
 
 
 def _middle(limits: tuple[Any, Any], channels: int) -> Any:
@@ -267,7 +273,8 @@ def _resample_volume(
     low, high = (np.ascontiguousarray(limit, dtype).reshape(-1) for limit in limits)
     if volume.dtype != dtype:
         volume = volume.astype(dtype)
-    _sweep(volume, steps, factors, separate_axis is not None, low, high, dtype.type(middle), out)
+    sweep = _engine(get_array_module(volume))
+    sweep(volume, steps, factors, separate_axis is not None, low, high, dtype.type(middle), out)
 
 
 def _first(items: Sequence[Any], axis: int) -> list[Any]:
@@ -290,36 +297,10 @@ def gather(volume: Array, index: list[Any], out: Array) -> None:
     out[...] = volume
 
 
-def _sweep(
-    volume: Array,
-    steps: list[tuple[Any, Any]],
-    factors: list[float],
-    separate: bool,
-    low: Any,
-    high: Any,
-    middle: Any,
-    out: Array,
-) -> None:
-    """Both sweeps; the shorter way first, but always the planes of a separate axis, which are clipped."""
-    from voxelmill.kernels import _sweeps
-
-    dtype = out.dtype
-    columns = _sweeps.compiled("columns", dtype.itemsize)
-    planes = _sweeps.compiled("planes", dtype.itemsize)
-    n, (z, y, x) = volume.shape[0], steps
-    y_leads = factors[1] < factors[2]
-    zero, shift = np.zeros(1, dtype), np.full(1, middle, dtype)
-    free = np.full(max(n, len(z[0])), -np.inf, dtype)
-    if separate:
-        between = np.empty((n, *out.shape[1:]), dtype)
-        planes(volume, *y, *x, y_leads, shift, zero, low - middle, high - middle, between)
-        columns(between, *z, zero, shift, free, -free, out)
-    elif factors[0] < 1:
-        between = np.empty((len(z[0]), *volume.shape[1:]), dtype)
-        columns(volume, *z, shift, zero, free, -free, between)
-        low, high = np.full(len(z[0]), low[0]), np.full(len(z[0]), high[0])
-        planes(between, *y, *x, y_leads, zero, shift, low, high, out)
+def _engine(module: Any) -> Any:
+    """Compiled sweeps for NumPy arrays, whole-array operations for CuPy's."""
+    if module is np:
+        from voxelmill.kernels._sweeps import sweep
     else:
-        between = np.empty((n, *out.shape[1:]), dtype)
-        planes(volume, *y, *x, y_leads, shift, zero, free, -free, between)
-        columns(between, *z, zero, shift, low, high, out)
+        from voxelmill.kernels._taps import sweep
+    return sweep
