@@ -5,7 +5,6 @@ In: where the bytes lie and how they are laid out. Out: a `PackedVolume`. Knows 
 
 from __future__ import annotations
 
-import bz2
 import io
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -174,7 +173,7 @@ def open_stream(path: Path, codec: str | None, offset: int = 0) -> io.RawIOBase 
     file.seek(offset)
     if codec is None:
         return file
-    return bz2.BZ2File(file) if codec == "bzip2" else inflate.Inflater(file, codec)
+    return inflate.Bzip2(file) if codec == "bzip2" else inflate.Inflater(file, codec)
 
 
 def fill(stream: io.RawIOBase | io.BufferedIOBase, data: npt.NDArray[Any]) -> int:

@@ -45,7 +45,7 @@ TAGS = [
     "SpacingBetweenSlices",
 ]
 STEP_TOLERANCE = 0.01  # of the distance between slices, but no less than
-ROUNDING_MM = 0.01  # what rounded positions differ by
+ROUNDING_MM = 0.021  # what steps differ by where positions are rounded to 0.01
 TILT_PIXELS, TILT_SLOPE = 0.1, 0.002  # sideways shift accepted: pixels, and of the way along the normal
 
 

@@ -5,6 +5,7 @@ Uses isal, about twice as fast as zlib, where it is installed. Knows nothing of 
 
 from __future__ import annotations
 
+import bz2
 import io
 import zlib as standard_zlib
 from types import ModuleType
@@ -23,6 +24,19 @@ ERRORS: tuple[type[Exception], ...] = (zlib.error, standard_zlib.error, EOFError
 MAX_RATIO = 1032  # deflate cannot pack more bytes than this into one
 _CHUNK = 1 << 18
 _WINDOW_BITS = {"gzip": 31, "zlib": 15}
+
+
+class Bzip2(bz2.BZ2File):
+    """A bzip2 stream that closes the file below too."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        super().__init__(file)
+        self._below = file
+
+    def close(self) -> None:
+        """Close both."""
+        super().close()
+        self._below.close()
 
 
 class Inflater(io.RawIOBase):

@@ -12,7 +12,7 @@ import numpy as np
 
 from voxelmill.errors import FormatError, SpacingError
 from voxelmill.readers.common import Hints, PackedVolume, Packing
-from voxelmill.readers.itk import Header, read_header
+from voxelmill.readers.itk import Header, integer, read_header
 from voxelmill.volume import Volume
 
 _TYPES = {
@@ -38,8 +38,9 @@ def open_volume(path: Path, hints: Hints) -> Volume:
         raise SpacingError(
             "the MetaImage header has no ElementSpacing. Add it, or a `spacing` column to a manifest."
         )
+    data = _data_file(path, fields)
     header = read_header(path)
-    packing = _packing(path, fields, end, header)
+    packing = _packing(data, fields, end if data == path else 0, header)
     return PackedVolume(header.geometry, packing, channels=header.channels)
 
 
@@ -58,28 +59,30 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
         return fields, file.tell()
 
 
-def _packing(path: Path, fields: dict[str, str], end: int, header: Header) -> Packing:
+def _data_file(path: Path, fields: dict[str, str]) -> Path:
     name = fields["ElementDataFile"]
-    if name.startswith("LIST") or "%" in name or len(name.split()) > 3:
+    if name.startswith("LIST") or "%" in name:
         raise FormatError(
             "the MetaImage header names one data file per slice; one for all slices is read. "
             "Convert the file."
         )
+    data = path if name.upper() == "LOCAL" else path.parent / name
+    data.stat()  # a missing file is told apart from a wrong header
+    return data
+
+
+def _packing(data: Path, fields: dict[str, str], end: int, header: Header) -> Packing:
     if not _is_true(fields.get("BinaryData", "True")):
         raise FormatError("the MetaImage file holds text; binary data are read. Convert the file.")
-    is_local = name.upper() == "LOCAL"
-    data = path if is_local else path.parent / name
     dtype = _dtype(fields)
     codec = "zlib" if _is_true(fields.get("CompressedData", "False")) else None
     offset = _offset(data, fields, prod(header.geometry.shape) * header.channels * dtype.itemsize)
-    return Packing(
-        data, dtype, offset or (end if is_local else 0), codec=codec, is_interleaved=header.is_interleaved
-    )
+    return Packing(data, dtype, offset or end, codec=codec, is_interleaved=header.is_interleaved)
 
 
 def _offset(data: Path, fields: dict[str, str], expected: int) -> int:
     """HeaderSize: bytes before the data; -1 means that the data end the file."""
-    skipped = _integer(fields, "HeaderSize", "0")
+    skipped = integer(fields, "HeaderSize")
     return skipped if skipped >= 0 else max(data.stat().st_size - expected, 0)
 
 
@@ -93,10 +96,3 @@ def _dtype(fields: dict[str, str]) -> np.dtype[np.generic]:
 
 def _is_true(value: str) -> bool:
     return value[:1] in ("T", "t", "1")
-
-
-def _integer(fields: dict[str, str], key: str, default: str) -> int:
-    try:
-        return int(fields.get(key, default))
-    except ValueError:
-        raise FormatError(f"{key} in the header is not a whole number. Mend the header.") from None

@@ -12,7 +12,7 @@ import numpy as np
 
 from voxelmill.errors import FormatError, SpacingError
 from voxelmill.readers.common import Hints, PackedVolume, Packing
-from voxelmill.readers.itk import Header, read_header
+from voxelmill.readers.itk import Header, integer, read_header
 from voxelmill.volume import Volume
 
 _TYPES = {
@@ -39,9 +39,10 @@ def open_volume(path: Path, hints: Hints) -> Volume:
             "the NRRD header has neither spacings nor space directions. Add them, or a `spacing` column "
             "to a manifest."
         )
+    data = _data_file(path, fields)
     header = read_header(path)
     _check_axes(fields, header)
-    packing = _packing(path, fields, end, header)
+    packing = _packing(data, fields, end if data == path else 0, header)
     return PackedVolume(header.geometry, packing, channels=header.channels)
 
 
@@ -72,21 +73,28 @@ def _check_axes(fields: dict[str, str], header: Header) -> None:
         )
 
 
-def _packing(path: Path, fields: dict[str, str], end: int, header: Header) -> Packing:
+def _data_file(path: Path, fields: dict[str, str]) -> Path:
+    name = fields.get("datafile")
+    if name is None:
+        return path
+    if name.startswith("LIST") or "%" in name:
+        raise FormatError(
+            "the NRRD header names one data file per slice; one for all slices is read. Convert the file."
+        )
+    data = path.parent / name
+    data.stat()  # a missing file is told apart from a wrong header
+    return data
+
+
+def _packing(data: Path, fields: dict[str, str], end: int, header: Header) -> Packing:
     encoding = fields.get("encoding", "").lower()
     if encoding not in _CODECS:
         raise FormatError(
             f"the NRRD encoding is {encoding!r}; raw, gzip and bzip2 are read. Convert the file."
         )
-    name = fields.get("datafile")
-    if name and (name.startswith("LIST") or "%" in name):
-        raise FormatError(
-            "the NRRD header names one data file per slice; one for all slices is read. Convert the file."
-        )
-    data = path.parent / name if name else path
     codec, dtype = _CODECS[encoding], _dtype(fields)
-    offset = _after_lines(data, 0 if name else end, int(fields.get("lineskip", 0)))
-    skip = int(fields.get("byteskip", 0))
+    offset = _after_lines(data, end, integer(fields, "lineskip"))
+    skip = integer(fields, "byteskip")
     if skip < 0:
         expected = prod(header.geometry.shape) * header.channels * dtype.itemsize
         skip = max(data.stat().st_size - offset - expected, 0)

@@ -1,0 +1,308 @@
+"""DICOM series that pydicom writes, against ITK and against the arrays that went in."""
+
+import logging
+from pathlib import Path
+
+import gdcm
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
+from readers_support import (
+    DATA,
+    assemble,
+    assert_holds,
+    assert_same_grid,
+    itk_geometry,
+    random_direction,
+    save_series,
+    series,
+)
+
+from voxelmill.errors import FormatError, GeometryError, SpacingError
+from voxelmill.geometry import Box
+from voxelmill.readers import case_stem, is_known, open_volume
+
+RNG = np.random.default_rng(11)
+VOXELS = RNG.integers(-1000, 1000, (6, 8, 9)).astype("i2")
+
+
+def read_with_itk(folder: Path) -> sitk.Image:
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    return reader.Execute()
+
+
+def refuse(folder: Path, error: type[Exception], message: str, **options: str) -> str:
+    with pytest.raises(error, match=message) as caught:
+        assemble(open_volume(folder, **options), 2)
+    assert "Secret" not in str(caught.value)
+    assert "IM0" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestSeries:
+    @pytest.mark.parametrize("kind", ["oblique", "permuted"])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_is_what_itk_reads(self, tmp_path, kind, seed):
+        direction = random_direction(np.random.default_rng(seed), kind)
+        direction[:, 2] = np.cross(direction[:, 0], direction[:, 1])
+        folder = save_series(tmp_path / "s", list(series(VOXELS, direction)))
+        expected = read_with_itk(folder)
+        volume = open_volume(folder)
+        values = assemble(volume, 4)[0] * volume.slope + volume.intercept
+        np.testing.assert_array_equal(values, sitk.GetArrayFromImage(expected))
+        assert_same_grid(volume.geometry, itk_geometry(expected))
+
+    def test_keeps_stored_values_and_modality(self, tmp_path):
+        volume = open_volume(save_series(tmp_path / "s", list(series(VOXELS, RescaleSlope=2))))
+        assert (volume.slope, volume.intercept, volume.modality) == (2, -1024, "CT")
+        assert volume.geometry.spacing == pytest.approx((2.5, 0.7, 0.6))
+        assert volume.geometry.origin == pytest.approx((-30, 20, -10))
+        assert_holds(volume, VOXELS[None])
+
+    @pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4"])
+    def test_types(self, tmp_path, dtype):
+        voxels = VOXELS.astype(dtype)
+        volume = open_volume(save_series(tmp_path / "s", list(series(voxels))))
+        assert volume.dtype == dtype
+        assert_holds(volume, voxels[None])
+
+    def test_fewer_bits_stored_than_allocated(self, tmp_path):
+        packed = (VOXELS.view("u2") & 0xFFF) | 0x5000
+        pieces = list(series(packed, BitsStored=12, HighBit=11, PixelRepresentation=1))
+        assert_holds(open_volume(save_series(tmp_path / "s", pieces)), VOXELS[None])
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_order_is_by_position_whatever_names_and_numbers_say(self, tmp_path, seed):
+        rng = np.random.default_rng(seed)
+        pieces = list(series(VOXELS))
+        for piece, number in zip(pieces, rng.permutation(6), strict=True):
+            piece.InstanceNumber = int(number)
+        names = [f"IM{n}" for n in rng.permutation(6)]
+        assert_holds(open_volume(save_series(tmp_path / "s", pieces, names)), VOXELS[None])
+
+    def test_a_slope_for_each_slice_gives_rescaled_floats(self, tmp_path):
+        pieces = list(series(VOXELS))
+        for n, piece in enumerate(pieces):
+            piece.RescaleSlope, piece.RescaleIntercept = 0.5 + n, n
+        folder = save_series(tmp_path / "s", pieces)
+        volume = open_volume(folder)
+        assert (volume.dtype, volume.slope, volume.intercept) == (np.float32, 1, 0)
+        scale = np.arange(6).reshape(6, 1, 1)
+        assert_holds(volume, (VOXELS * (scale + 0.5) + scale).astype("f4")[None])
+
+    def test_a_box_decodes_its_own_slices_only(self, tmp_path):
+        folder = save_series(tmp_path / "s", list(series(VOXELS)))
+        volume = open_volume(folder)
+        (folder / "IM0000").unlink()
+        box = Box((1, 2, 3), (4, 8, 5))
+        np.testing.assert_array_equal(volume.read(box), VOXELS[None][:, *box.slices])
+        with pytest.raises(FormatError, match=r"slice at -30.00 mm \(InstanceNumber 6\) does not decode"):
+            assemble(volume, 2)
+
+    def test_other_files_in_the_folder_do_not_matter(self, tmp_path):
+        folder = save_series(tmp_path / "s", list(series(VOXELS)))
+        (folder / "LICENSE").write_text("text")
+        (folder / "sub").mkdir()
+        report = next(series(VOXELS))
+        del report.Rows, report.Columns, report.PixelData
+        pydicom.dcmwrite(folder / "report", report)
+        assert_holds(open_volume(folder), VOXELS[None])
+
+    def test_files_are_known_by_content_and_folders_by_files(self, tmp_path):
+        folder = save_series(tmp_path / "v1.2", list(series(VOXELS[:2])), ["a", "b.1"])
+        assert is_known(folder)
+        assert is_known(folder / "b.1")
+        assert case_stem(folder) == "v1.2"
+
+
+class TestCompression:
+    @pytest.mark.parametrize(
+        "syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless], ids=lambda s: s.keyword
+    )
+    @pytest.mark.parametrize("dtype", ["i2", "u2", "u1"])
+    def test_lossless_syntaxes(self, tmp_path, syntax, dtype):
+        voxels = (np.indices((4, 40, 44)).sum(0) * 2 - 50).astype(dtype)
+        pieces = list(series(voxels))
+        for piece in pieces:
+            piece.compress(syntax, generate_instance_uid=False)
+        assert_holds(open_volume(save_series(tmp_path / "s", pieces)), voxels[None])
+
+    def test_lossless_jpeg(self, tmp_path):
+        voxels = VOXELS.astype("u2")
+        folder = save_series(tmp_path / "s", list(series(voxels)))
+        for path in folder.iterdir():
+            reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+            reader.SetFileName(str(path))
+            assert reader.Read()
+            change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+            change.SetInput(reader.GetImage())
+            assert change.Change()
+            writer.SetFileName(str(path))
+            writer.SetFile(reader.GetFile())
+            writer.SetImage(change.GetOutput())
+            assert writer.Write()
+        assert_holds(open_volume(folder), voxels[None])
+
+    def test_damaged_pixels_are_named_by_position(self, tmp_path):
+        pieces = list(series(VOXELS))
+        pieces[2].compress(RLELossless, generate_instance_uid=False)
+        pieces[2].PixelData = pieces[2].PixelData[:70]
+        folder = save_series(tmp_path / "s", pieces)
+        refuse(
+            folder, FormatError, r"slice at -25.00 mm \(InstanceNumber 4\) does not decode from RLE Lossless"
+        )
+
+    def test_a_truncated_file_is_named_by_position(self, tmp_path):
+        folder = save_series(tmp_path / "s", list(series(VOXELS)))
+        content = (folder / "IM0003").read_bytes()
+        (folder / "IM0003").write_bytes(content[:-60])
+        refuse(folder, FormatError, r"slice at -22.50 mm \(InstanceNumber 3\) does not decode")
+
+
+class TestSeveralSeries:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        first, second = list(series(VOXELS)), list(series(-VOXELS[:4], SeriesNumber=2))
+        return save_series(tmp_path / "s", [*second, *first])
+
+    def test_are_named_by_number_and_uid(self, folder):
+        uids = {pydicom.dcmread(path).SeriesInstanceUID for path in folder.iterdir()}
+        message = refuse(
+            folder, GeometryError, r"holds 2 series, one is needed: 1: \S+ \(6 slices of 8x9\); 2: "
+        )
+        assert all(uid in message for uid in uids)
+
+    def test_are_chosen_by_number_or_uid(self, folder):
+        assert_holds(open_volume(folder, dicom_series="1"), VOXELS[None])
+        uid = pydicom.dcmread(folder / "IM0000").SeriesInstanceUID
+        assert_holds(open_volume(folder, dicom_series=uid), -VOXELS[None, :4])
+
+    def test_an_unknown_choice_is_refused(self, folder):
+        refuse(folder, GeometryError, "0 series match '3', one is needed: 1: ", dicom_series="3")
+
+    def test_orientation_and_shape_make_series_too(self, tmp_path):
+        uid = generate_uid()
+        turned = random_direction(RNG, "oblique")
+        turned[:, 2] = np.cross(turned[:, 0], turned[:, 1])
+        parts = [series(VOXELS), series(VOXELS, turned), series(VOXELS[:, 1:])]
+        pieces = [piece for part in parts for piece in part]
+        for piece in pieces:
+            piece.SeriesInstanceUID = uid
+        folder = save_series(tmp_path / "s", pieces)
+        refuse(folder, GeometryError, "holds 3 series")
+        refuse(folder, GeometryError, "3 series match", dicom_series=str(uid))
+
+    def test_localisers_are_set_aside_and_said(self, tmp_path, caplog):
+        scout = list(
+            series(VOXELS[:1, :, :3], ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], InstanceNumber=77)
+        )
+        folder = save_series(tmp_path / "s", [*scout, *series(VOXELS)])
+        with caplog.at_level(logging.INFO, "voxelmill"):
+            assert_holds(open_volume(folder), VOXELS[None])
+        assert caplog.messages == ["1 localiser(s) set aside: InstanceNumber 77"]
+        only = save_series(tmp_path / "t", scout)
+        refuse(only, FormatError, "no DICOM image but localisers")
+
+
+class TestGrid:
+    def test_a_missing_slice_is_refused(self, tmp_path):
+        pieces = list(series(VOXELS))
+        del pieces[3]
+        refuse(
+            save_series(tmp_path / "s", pieces),
+            SpacingError,
+            r"slices are 2.5 mm apart, but 5 mm between the slice at -25.00 mm \(InstanceNumber 4\) and "
+            r"the slice at -20.00 mm \(InstanceNumber 2\) \(1 missing\?\)",
+        )
+
+    def test_a_step_that_is_a_little_off_is_refused(self, tmp_path):
+        pieces = list(series(VOXELS))
+        pieces[5].ImagePositionPatient[2] = float(pieces[5].ImagePositionPatient[2]) + 0.1
+        refuse(save_series(tmp_path / "s", pieces), SpacingError, "2.5 mm apart, but 2.6 mm between")
+
+    def test_rounded_positions_are_regular(self, tmp_path):
+        pieces = list(series(VOXELS, step=2 / 3))
+        for piece in pieces:
+            piece.ImagePositionPatient[2] = round(float(piece.ImagePositionPatient[2]), 2)
+        assert open_volume(save_series(tmp_path / "s", pieces)).geometry.spacing[0] == pytest.approx(
+            2 / 3, 0.01
+        )
+
+    def test_a_slice_that_is_there_twice_is_refused(self, tmp_path):
+        folder = save_series(tmp_path / "s", [*series(VOXELS)])
+        copy = pydicom.dcmread(folder / "IM0002")
+        copy.InstanceNumber = 99
+        pydicom.dcmwrite(folder / "copy", copy)
+        refuse(
+            folder,
+            SpacingError,
+            r"two slices lie at one position.*InstanceNumber 4\) and .*InstanceNumber 99\)",
+        )
+
+    @pytest.mark.parametrize("angle", [2, 15])
+    def test_gantry_tilt_is_refused_by_name(self, tmp_path, angle):
+        pieces = list(series(VOXELS))
+        for n, piece in enumerate(pieces):
+            piece.ImagePositionPatient[1] = 20 + round(n * 2.5 * np.tan(np.radians(angle)), 6)
+        refuse(save_series(tmp_path / "s", pieces), GeometryError, f"gantry tilt of {angle}.0 degrees")
+
+    def test_other_pixel_spacing_is_refused(self, tmp_path):
+        pieces = list(series(VOXELS))
+        pieces[1].PixelSpacing = [0.7, 0.65]
+        refuse(save_series(tmp_path / "s", pieces), GeometryError, r"but \(0.7, 0.65\) mm in the slice at")
+
+    def test_no_pixel_spacing_is_refused(self, tmp_path):
+        refuse(
+            save_series(tmp_path / "s", list(series(VOXELS, PixelSpacing=None))),
+            SpacingError,
+            "no PixelSpacing",
+        )
+
+    def test_a_single_slice_takes_its_thickness(self, tmp_path):
+        folder = save_series(tmp_path / "s", list(series(VOXELS[:1])))
+        refuse(folder, SpacingError, "one slice and states neither")
+        assert open_volume(folder, spacing=(3, 2, 1)).geometry.spacing == (3, 2, 1)
+        for tags, expected in [
+            ({"SliceThickness": 4}, 4),
+            ({"SliceThickness": 4, "SpacingBetweenSlices": 5}, 5),
+        ]:
+            folder = save_series(tmp_path / f"{expected}", list(series(VOXELS[:1], **tags)))
+            volume = open_volume(folder)
+            assert volume.geometry.spacing[0] == expected
+            assert_holds(volume, VOXELS[None, :1])
+            assert_holds(open_volume(folder / "IM0000"), VOXELS[None, :1])
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"NumberOfFrames": 6}, "multi-frame"),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "are RGB; MONOCHROME is read"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "are PALETTE COLOR"),
+        ({"BitsAllocated": 1}, "1 bits a pixel"),
+        ({"ImagePositionPatient": None}, "no position or orientation"),
+        ({"ImageOrientationPatient": None}, "no position or orientation"),
+        ({"ModalityLUTSequence": [pydicom.Dataset()]}, "look-up table"),
+    ],
+)
+def test_what_is_not_read_is_refused(tmp_path, tags, message):
+    refuse(save_series(tmp_path / "s", list(series(VOXELS, **tags))), FormatError, message)
+
+
+def test_a_file_that_only_ends_in_dcm_is_refused(tmp_path):
+    (tmp_path / "Secret.dcm").write_text("text")
+    refuse(tmp_path, FormatError, "DICOM file 1 in the order of names has a header that cannot be read")
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not (DATA / "pydicom").exists(), reason="real volumes are absent")
+def test_a_real_series_is_what_itk_reads():
+    folder = DATA / "pydicom" / "CT5N"
+    volume, expected = open_volume(folder), read_with_itk(folder)
+    values = assemble(volume, 2)[0] * volume.slope + volume.intercept
+    np.testing.assert_array_equal(values, sitk.GetArrayFromImage(expected))
+    assert_same_grid(volume.geometry, itk_geometry(expected))
+    assert (volume.modality, volume.geometry.shape) == ("CT", (5, 16, 16))
