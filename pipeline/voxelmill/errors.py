@@ -47,3 +47,7 @@ class SettingsChangedError(StoreError):
 
 class WorkerLostError(VoxelmillError):
     """A task failed several times because its worker died."""
+
+
+class StageError(VoxelmillError):
+    """A stage that needs all its cases could not be finished."""

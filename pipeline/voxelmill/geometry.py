@@ -177,31 +177,6 @@ class Geometry:
         )
 
 
-def new_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Shape:
-    """Shape of a grid after resampling to a target spacing, by nnU-Net's rule.
-
-    ``int(round(spacing / target * n))`` on each axis, in this order of operations, with Python's
-    rounding (half to even). An axis never falls below one voxel.
-
-    Parameters
-    ----------
-    shape : (z, y, x)
-        Voxels before.
-    spacing, target : (z, y, x)
-        Millimetres between voxels, before and wanted.
-
-    Raises
-    ------
-    ValueError
-        If the three do not have three entries each, or a spacing is not positive.
-    """
-    if not len(shape) == len(spacing) == len(target) == 3:
-        raise ValueError(f"shape {shape}, spacing {spacing} and target {target} need three entries each")
-    if min(spacing) <= 0 or min(target) <= 0:
-        raise ValueError(f"spacing {spacing} and target {target} must be positive")
-    return _three(max(1, round(s / t * n)) for n, s, t in zip(shape, spacing, target, strict=True))
-
-
 def _three(values: Any) -> Any:
     triple = tuple(values)
     if len(triple) != 3:

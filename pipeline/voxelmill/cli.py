@@ -1,0 +1,229 @@
+"""The command line: words in, one call of the pipeline, exit status out.
+
+0: all cases done; 1: some cases failed, each with its cause; 2: wrong use, or refused before work began;
+130: stopped by Ctrl-C. An error is one line, never a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from voxelmill.config import Config, load_config
+from voxelmill.errors import VoxelmillError
+
+if TYPE_CHECKING:
+    from voxelmill.graph import Engine
+    from voxelmill.pipeline import Job
+    from voxelmill.report import Report
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="From medical and microscopy volumes of any size to training-ready Zarr shards.",
+)
+logger = logging.getLogger("voxelmill")
+console = Console(stderr=True)
+
+Source = Annotated[Path, typer.Argument(help="nnU-Net raw dataset, folder of images or series, or manifest.")]
+Out = Annotated[Path, typer.Argument(help="Folder for the stores.")]
+Preset = Annotated[str, typer.Option(help="default, or nnunet: its labels and its -1 outside the mask.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting, key=value in TOML; repeatable.")
+]
+Workers = Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")]
+Cluster = Annotated[str, typer.Option(help="local, or none: everything in this process.")]
+Scheduler = Annotated[str | None, typer.Option(help="Address or file of a running Dask scheduler.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Recompute what was made under other settings.")]
+
+
+@app.command()
+def run(
+    source: Source,
+    out: Out,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    set_: Settings = None,
+    workers: Workers = None,
+    cluster: Cluster = "local",
+    scheduler: Scheduler = None,
+    restart: Restart = False,
+) -> None:
+    """All stages: SOURCE to training-ready shards in OUT."""
+    job = _job(out, load_config(preset, config, set_ or ()), restart)
+    sources = job.discover(source)
+    _say_sources(len(sources.cases), sources.skipped)
+    with _engine(cluster, workers, scheduler) as engine:
+        report = job.run(sources, engine)
+    _finish(report, out)
+
+
+@app.command()
+def ingest(
+    source: Source,
+    out: Out,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    set_: Settings = None,
+    workers: Workers = None,
+    cluster: Cluster = "local",
+    scheduler: Scheduler = None,
+    restart: Restart = False,
+) -> None:
+    """First stage: source files into OUT's raw store."""
+    job = _job(out, load_config(preset, config, set_ or ()), restart)
+    sources = job.discover(source)
+    _say_sources(len(sources.cases), sources.skipped)
+    with _engine(cluster, workers, scheduler) as engine:
+        job.ingest(sources, engine)
+    _finish(job.report([c.case for c in sources.cases]), out)
+
+
+@app.command()
+def fingerprint(
+    out: Out, workers: Workers = None, cluster: Cluster = "local", scheduler: Scheduler = None
+) -> None:
+    """Second stage: facts of the raw store into OUT/fingerprint.json."""
+    from voxelmill.summary import fingerprint_table
+
+    job = _job(out, Config(), restart=False)
+    job.check_raw()
+    with _engine(cluster, workers, scheduler) as engine:
+        made = job.fingerprint(engine)
+    Console().print(fingerprint_table(made))
+
+
+@app.command()
+def plan(
+    out: Out,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    set_: Settings = None,
+    restart: Restart = False,
+) -> None:
+    """Third stage: every decision into OUT/plan.json, printed as a table. Reads no voxel."""
+    from voxelmill.fingerprint import Fingerprint
+    from voxelmill.summary import plan_tables
+
+    job = _job(out, load_config(preset, config, set_ or ()), restart)
+    made = job.plan(Fingerprint.load(out))
+    for table in plan_tables(made, out):
+        Console().print(table)
+
+
+@app.command()
+def preprocess(
+    out: Out, workers: Workers = None, cluster: Cluster = "local", scheduler: Scheduler = None
+) -> None:
+    """Last stage: the raw store into the training store, as OUT/plan.json says."""
+    from voxelmill.plan import Plan
+
+    made = Plan.load(out)
+    job = _job(out, made.settings, restart=False)
+    with _engine(cluster, workers, scheduler) as engine:
+        job.preprocess(made, engine)
+    _finish(job.report(sorted({case for c in made.configurations.values() for case in c.cases})), out)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for the phantoms and what becomes of them.")] = Path(
+        "voxelmill-demo"
+    ),
+    workers: Workers = None,
+) -> None:
+    """Make phantoms, run all stages on them, and say where everything is."""
+    from voxelmill.phantoms import write_dataset
+
+    source = out / "Dataset001_Phantoms"
+    if not source.exists():
+        logger.info("making phantoms")
+        write_dataset(source)
+    run(source, out / "out", workers=workers)
+
+
+class _StoppedError(Exception):
+    """Ctrl-C; not KeyboardInterrupt, which the command parser would swallow."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    _log_to_terminal()
+    try:
+        app()
+    except VoxelmillError as error:
+        _fail(str(error), 2)
+    except (_StoppedError, KeyboardInterrupt):
+        _fail("stopped. Run the same command again to go on from here.", 130)
+    except OSError as error:
+        _fail(f"{error.strerror or error}. Check that OUT can be written and its disk has room.", 1)
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    console.print(f"voxelmill: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(status)
+
+
+def _log_to_terminal() -> None:
+    """Log lines: bare on a terminal, with the time elsewhere; tracebacks only in the log file."""
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(
+            console=console, show_time=False, show_level=False, show_path=False, markup=False
+        )
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _say_sources(cases: int, skipped: tuple[str, ...]) -> None:
+    left_out = f", left out {', '.join(skipped)}" if skipped else ""
+    logger.info("found %d case%s%s", cases, "" if cases == 1 else "s", left_out)
+
+
+def _job(out: Path, config: Config, restart: bool) -> Job:
+    from voxelmill.pipeline import Job
+
+    return Job(out, config, restart)
+
+
+@contextmanager
+def _engine(cluster: str, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+    """Where to run; Ctrl-C closes it in order."""
+    from voxelmill.cluster import connect
+    from voxelmill.graph import Engine
+    from voxelmill.progress import Reporter
+
+    try:
+        with connect(cluster, workers, scheduler) as client:
+            yield Engine(client, Reporter(console))
+    except KeyboardInterrupt:
+        raise _StoppedError from None
+
+
+def _finish(report: Report, out: Path) -> None:
+    """The table, where everything is, and the exit status."""
+    output = Console()
+    output.print(report.table())
+    for case in report.failed:
+        output.print(f"failed  {case.case}: {case.cause}", highlight=False, markup=False, soft_wrap=True)
+    for path in (out / "training.zarr", out / "fingerprint.json", out / "plan.json", out / "report.json"):
+        if path.exists():
+            output.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    if report.failed:
+        sys.exit(1)

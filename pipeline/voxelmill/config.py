@@ -1,0 +1,198 @@
+"""Settings: what a user may choose, where each value came from, and what a wrong one is told.
+
+In: a preset, a TOML file and ``key=value`` words, later ones winning. Out: one validated `Config`. Every
+setting here changes voxels or their layout on disk; how many workers compute them does not belong here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from voxelmill.errors import ConfigError
+
+Configuration = Literal["fullres", "2d"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "nnunet": {"labels": "linear", "outside_label": -1},
+}
+
+
+class Model(BaseModel):
+    """A record that is read from or written to JSON or TOML; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DicomConfig(Model):
+    """How a folder of DICOM files becomes a volume."""
+
+    series: str | None = None
+    """SeriesInstanceUID, or number (from 1), where a folder holds several series."""
+
+
+class StoreConfig(Model):
+    """Layout of the training store."""
+
+    chunk: tuple[int, int, int] | None = None
+    """Inner chunk (z, y, x) in voxels; by default about half a training patch a side."""
+
+    shard_mib: int = Field(default=128, ge=1, le=4096)
+    """Largest uncompressed shard of an image, MiB; a smaller case is one shard."""
+
+    compressor: Literal["lz4", "zstd"] = "lz4"
+    """Blosc codec: lz4 is fastest, zstd smallest."""
+
+    level: int = Field(default=5, ge=0, le=9)
+    """Compression level."""
+
+
+class Config(Model):
+    """All settings of a run.
+
+    Attributes are documented below each field; `--set key=value` takes the same names.
+    """
+
+    target_spacing: tuple[float, float, float] | None = None
+    """Millimetres (z, y, x) to resample to; by default nnU-Net's rule on the dataset."""
+
+    configurations: tuple[Configuration, ...] = ("fullres",)
+    """Which training sets to write: "fullres" (nnU-Net's 3d_fullres), "2d" (in-plane spacing only)."""
+
+    channels: tuple[str, ...] | None = None
+    """Names of the channels, which choose the normalisation; by default what SOURCE says."""
+
+    order: int = Field(default=3, ge=0, le=3)
+    """Spline order for images."""
+
+    order_separate: int = Field(default=0, ge=0, le=3)
+    """Spline order across planes, where an axis is resampled separately."""
+
+    separate_axis: Literal["auto", "never"] = "auto"
+    """Resample an anisotropic axis separately: by nnU-Net's rule, or never."""
+
+    anti_alias: bool = False
+    """Smooth before shrinking; nnU-Net does not."""
+
+    labels: Literal["nearest", "linear"] = "nearest"
+    """How labels are resampled: nearest voxel, or argmax of interpolated one-hots as nnU-Net does."""
+
+    outside_label: Literal[0, -1] = 0
+    """Label of background voxels outside the non-zero mask; -1 as nnU-Net writes it."""
+
+    nonfinite: Literal["fail", "zero"] = "fail"
+    """What NaN and infinite voxels do: fail the case, or count as zero."""
+
+    dicom: DicomConfig = DicomConfig()
+    store: StoreConfig = StoreConfig()
+
+    @field_validator("target_spacing")
+    @classmethod
+    def _positive(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and not all(0 < v < float("inf") for v in value):
+            raise ValueError("needs three positive numbers of millimetres, z, y, x")
+        return value
+
+    @field_validator("configurations")
+    @classmethod
+    def _some_once(cls, value: tuple[Configuration, ...]) -> tuple[Configuration, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("needs at least one configuration, each once")
+        return value
+
+
+def load_config(preset: str = "default", file: Path | None = None, settings: Sequence[str] = ()) -> Config:
+    """The configuration from a preset, a TOML file and ``key=value`` words; later ones win.
+
+    Parameters
+    ----------
+    preset : str
+        "default" or "nnunet".
+    file : Path, optional
+        A TOML file with the names of `Config`'s fields.
+    settings : sequence of str
+        Words like ``order=1`` or ``dicom.series="2"``; the value is TOML.
+
+    Raises
+    ------
+    ConfigError
+        One line that names the setting, the value found and what is expected.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
+    values = dict(PRESETS[preset])
+    if file is not None:
+        _merge(values, _read_toml(file))
+    for word in settings:
+        _merge(values, _parse_setting(word))
+    return make_config(values)
+
+
+def make_config(values: dict[str, Any]) -> Config:
+    """Validate a dictionary of settings, or raise `ConfigError` with one line."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, Config)) from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {file}: cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file}: is not TOML ({error}).") from None
+
+
+def _parse_setting(word: str) -> dict[str, Any]:
+    """``dicom.series="2"`` -> ``{"dicom": {"series": "2"}}``; a bare word counts as a string."""
+    key, equals, value = word.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {word!r}: found no key=value; write for example --set order=1.")
+    for text in (value, f'"{value}"'):
+        try:
+            return tomllib.loads(f"{key} = {text}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise ConfigError(f"--set {word!r}: the value is not TOML; strings take quotes, lists take brackets.")
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation as one line with the nearest valid setting."""
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"setting {name!r} is unknown; did you mean {nearest(name, _names(model))!r}?"
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"setting {name!r} is {problem['input']!r}: {reason[0].lower()}{reason[1:]}."
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            names += _names(nested, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The choice that looks most like `word`."""
+    return max(choices, key=lambda c: difflib.SequenceMatcher(None, word.lower(), c.lower()).ratio())

@@ -1,0 +1,74 @@
+"""What is known of a dataset: spacings, shapes and intensities; written to fingerprint.json.
+
+Plain records. How they come about is in `statistics.py`, what follows from them in `plan.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from voxelmill.config import Model
+from voxelmill.errors import StoreError
+from voxelmill.geometry import Shape, Triple
+
+
+class Intensity(Model):
+    """Foreground intensities of one channel over the dataset, each case weighing the same."""
+
+    max: float
+    mean: float
+    median: float
+    min: float
+    percentile_00_5: float
+    percentile_99_5: float
+    std: float
+
+
+class CaseFingerprint(Model):
+    """What the plan needs of one case; shapes and spacing are z, y, x."""
+
+    shape: Shape
+    spacing: Triple
+    crop_box: list[list[int]]
+    channels: int
+    dtype: str
+    label_dtype: str | None
+    label_range: tuple[int, int] | None
+    """Lowest and highest label."""
+
+
+class Fingerprint(Model):
+    """Facts of a dataset; the first four fields are those of nnU-Net's dataset_fingerprint.json."""
+
+    spacings: list[Triple]
+    """Millimetres (z, y, x), one entry a case, cases in order of their names."""
+
+    shapes_after_crop: list[Shape]
+    foreground_intensity_properties_per_channel: dict[str, Intensity]
+    median_relative_size_after_cropping: float
+    statistics_from: str
+    """"label": voxels with label > 0, without the ignore label; "nonzero mask" where no case has a label."""
+
+    channel_names: tuple[str, ...]
+    ignore_label: int | None
+    cases: dict[str, CaseFingerprint]
+
+    def save(self, out: Path) -> None:
+        """Write OUT/fingerprint.json."""
+        (out / "fingerprint.json").write_text(self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, out: Path) -> Fingerprint:
+        """Read OUT/fingerprint.json.
+
+        Raises
+        ------
+        StoreError
+            If there is none.
+        """
+        try:
+            return cls.model_validate_json((out / "fingerprint.json").read_text())
+        except FileNotFoundError:
+            raise StoreError(
+                "fingerprint.json is not in OUT. Run `voxelmill fingerprint OUT` first."
+            ) from None

@@ -1,0 +1,212 @@
+"""The Dask graphs of a stage, and how they run: on a client in a sliding window, or in this process.
+
+A stage is many small independent graphs (one a case, or one a shard with what it needs first) or one tree
+of merges. A task never raises: it returns an `Outcome` that says what went wrong, so that one bad case is
+one bad case. Nothing large travels: tasks read from and write to the stores.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from dask.delayed import Delayed, delayed
+from distributed import Client, Future, as_completed
+from distributed.scheduler import KilledWorker
+
+from voxelmill.errors import StageError, VoxelmillError
+from voxelmill.memory import PeakMeter
+from voxelmill.progress import Reporter
+
+FAN_IN = 16
+"""How many results one task of a tree merges."""
+
+WINDOW_PER_THREAD = 8
+"""Graphs submitted ahead for each thread of the cluster: workers never wait, the scheduler stays small."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one task.
+
+    Attributes
+    ----------
+    name : str
+        The task, as it stands on the dashboard.
+    case : str
+        The case it worked on; empty for a merge.
+    value : object
+        What its function returned.
+    cause : str or None
+        One line, where it failed.
+    details : str or None
+        The traceback, where the failure was not one of voxelmill's own errors.
+    seconds : float
+        Wall time of the function.
+    peak_bytes : int
+        Peak resident memory of the worker while it ran.
+    """
+
+    name: str
+    case: str
+    value: Any = None
+    cause: str | None = None
+    details: str | None = None
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One node of a stage's graph, with what stands before it."""
+
+    name: str
+    case: str
+    node: Delayed
+
+
+def task(name: str, case: str, function: Callable[..., Any], *args: Any, after: Sequence[Task] = ()) -> Task:
+    """A node that calls ``function(*args)``; if a task in `after` failed, it fails with the same cause."""
+    before = [t.node for t in after]
+    node = delayed(_attempt, pure=False)(name, case, function, args, before, dask_key_name=name)
+    return Task(name, case, node)
+
+
+def tree(name: str, leaves: Sequence[Task], merge: Callable[[list[Any]], Any]) -> Task:
+    """Merge the values of `leaves`, `FAN_IN` at a time, in their order, into one task.
+
+    The shape of the tree depends on the number of leaves alone, so that sums come out the same bit for
+    bit whatever the cluster. Where a leaf failed, the whole fails with its cause.
+    """
+    level, depth = list(leaves), 0
+    while len(level) > 1 or depth == 0:
+        nodes: list[Task] = []
+        for i in range(0, len(level), FAN_IN):
+            key = f"{name}-{depth}-{i // FAN_IN}"
+            group = [t.node for t in level[i : i + FAN_IN]]
+            node = delayed(_merge, pure=False)(key, merge, group, dask_key_name=key)
+            nodes.append(Task(key, "", node))
+        level, depth = nodes, depth + 1
+    return level[0]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs the graphs of stages on one client and tells a reporter how far they are.
+
+    Attributes
+    ----------
+    client : distributed.Client or None
+        None runs Dask's synchronous scheduler in this process.
+    reporter : Reporter
+        Shows progress.
+    """
+
+    client: Client | None
+    reporter: Reporter
+
+    def run(self, stage: str, tasks: Iterable[Task], total: int, kept: int = 0) -> list[Outcome]:
+        """Run `total` tasks; `kept` more were found done. Values are numbers of voxels."""
+        outcomes = []
+        with self.reporter.stage(stage, total, kept) as progress:
+            for outcome in execute(tasks, self.client):
+                progress.advance(outcome.value or 0)
+                if outcome.cause is not None:
+                    progress.failed(outcome.case, outcome.cause, outcome.details)
+                outcomes.append(outcome)
+        return outcomes
+
+    def one(self, stage: str, root: Task) -> Any:
+        """Run one graph whole and return the value of its last task.
+
+        Raises
+        ------
+        VoxelmillError
+            With the cause, where a task of it failed.
+        """
+        with self.reporter.stage(stage, 1, 0) as progress:
+            (outcome,) = execute([root], self.client)
+            progress.advance(0)
+        if outcome.cause is not None:
+            raise StageError(f"{stage}: {f'case {outcome.case}: ' if outcome.case else ''}{outcome.cause}")
+        return outcome.value
+
+
+def execute(tasks: Iterable[Task], client: Client | None) -> Iterator[Outcome]:
+    """Run graphs and yield their outcomes as they come.
+
+    Parameters
+    ----------
+    tasks : iterable of Task
+        Consumed lazily: only a window of it is ever known to the scheduler.
+    client : distributed.Client or None
+        None runs Dask's synchronous scheduler in this process, in order.
+    """
+    if client is None:
+        for t in tasks:
+            yield t.node.compute(scheduler="sync")
+    else:
+        yield from _execute_on(client, iter(tasks))
+
+
+def _execute_on(client: Client, tasks: Iterator[Task]) -> Iterator[Outcome]:
+    threads = max(1, sum(client.nthreads().values()))
+    running: dict[str, Task] = {}
+
+    def submit(count: int) -> list[Future]:
+        batch = list(islice(tasks, count))
+        running.update((t.name, t) for t in batch)
+        futures: list[Future] = client.compute([t.node for t in batch])
+        return futures
+
+    completed = as_completed(submit(threads * WINDOW_PER_THREAD), raise_errors=False)
+    for future in completed:
+        yield _outcome_of(future, running.pop(future.key))
+        for new in submit(1):
+            completed.add(new)
+
+
+def _outcome_of(future: Future, of: Task) -> Outcome:
+    """The task's own outcome, or the cause why there is none."""
+    if future.status == "finished":
+        outcome: Outcome = future.result()
+        return outcome
+    error = future.exception() if future.status == "error" else None
+    if isinstance(error, KilledWorker):
+        cause = (
+            "its worker died three times while working on it, most likely out of memory or in a crash of "
+            "a native library. It was skipped; rerun with fewer workers or more memory."
+        )
+    else:
+        cause = f"lost with its worker ({type(error).__name__ if error else future.status}); run again."
+    return Outcome(of.name, of.case, cause=cause, details=str(error))
+
+
+def _attempt(
+    name: str, case: str, function: Callable[..., Any], args: tuple[Any, ...], before: list[Outcome]
+) -> Outcome:
+    for earlier in before:
+        if earlier.cause is not None:
+            return earlier
+    meter, start = PeakMeter(), time.perf_counter()
+    value, cause, details = None, None, None
+    try:
+        value = function(*args)
+    except VoxelmillError as error:
+        cause = str(error)
+    except MemoryError as error:
+        cause = f"out of memory ({error}). Run with fewer workers, or on a machine with more memory."
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        details = traceback.format_exc()
+    seconds = time.perf_counter() - start
+    return Outcome(name, case, value, cause, details, seconds, meter.peak_bytes())
+
+
+def _merge(name: str, merge: Callable[[list[Any]], Any], outcomes: list[Outcome]) -> Outcome:
+    values = ([o.value for o in outcomes],)
+    return _attempt(name, "", merge, values, outcomes)

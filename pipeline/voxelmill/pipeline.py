@@ -1,0 +1,151 @@
+"""The main job: SOURCE through all stages into OUT, and each stage by itself.
+
+In: paths, settings, an engine. Out: the stores, fingerprint.json, plan.json, report.json. The order in
+which things are checked, run and reported is here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from voxelmill.cases import list_cases
+from voxelmill.cluster import connect
+from voxelmill.config import Config, make_config
+from voxelmill.errors import ConfigError
+from voxelmill.fingerprint import Fingerprint
+from voxelmill.graph import Engine, Outcome
+from voxelmill.ingest import dataset_record
+from voxelmill.ingest import ingest as ingest_cases
+from voxelmill.plan import Plan, make_plan
+from voxelmill.preprocess import preprocess as preprocess_cases
+from voxelmill.progress import Reporter, log_to
+from voxelmill.report import Report, make_report
+from voxelmill.resume import check_plan, check_sources, remember_sources
+from voxelmill.sources import Sources, discover
+from voxelmill.statistics import make_fingerprint
+
+
+def run(
+    source: str | Path,
+    out: str | Path,
+    *,
+    config: Config | Mapping[str, Any] | None = None,
+    client: Client | None = None,
+) -> Report:
+    """Bring SOURCE through all stages into OUT.
+
+    Parameters
+    ----------
+    source : path
+        A nnU-Net raw dataset folder, a folder with one file or one DICOM series folder a case, or a
+        manifest (CSV or JSON).
+    out : path
+        Folder for the stores; what is there already under the same settings is kept.
+    config : Config or mapping, optional
+        Settings; a mapping takes the names of `Config`'s fields.
+    client : distributed.Client, optional
+        Where to run; by default a local cluster is started with one worker a core. A script that relies
+        on that needs Python's ``if __name__ == "__main__":`` guard.
+
+    Returns
+    -------
+    Report
+        One entry a case. A case that failed does not raise.
+
+    Raises
+    ------
+    VoxelmillError
+        If the run is refused before work begins.
+    """
+    settings = config if isinstance(config, Config) else make_config(dict(config or {}))
+    job = Job(Path(out), settings)
+    sources = job.discover(Path(source))
+    if client is not None:
+        return job.run(sources, Engine(client, Reporter()))
+    with connect() as own:
+        return job.run(sources, Engine(own, Reporter()))
+
+
+@dataclass
+class Job:
+    """One command on one OUT, and what became of it so far."""
+
+    out: Path
+    config: Config
+    restart: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    def discover(self, source: Path) -> Sources:
+        """Find the cases of SOURCE; refused before anything is started or written."""
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError("OUT is a file; a folder is needed. Name another path.")
+        sources = discover(source, channels=self.config.channels)
+        check_sources(self.out, sources, dataset_record(sources, self.config), self.restart)
+        return sources
+
+    def check_raw(self) -> None:
+        """Refuse to go on without a raw store."""
+        list_cases(self.out)
+
+    def run(self, sources: Sources, engine: Engine) -> Report:
+        """All stages."""
+        with log_to(self.out / "logs"):
+            self.ingest(sources, engine)
+            if len(self.failed()) < len(sources.cases):
+                fingerprint = self.fingerprint(engine)
+                self.preprocess(self.plan(fingerprint), engine)
+            return self.report([c.case for c in sources.cases])
+
+    def ingest(self, sources: Sources, engine: Engine) -> None:
+        """Source files into the raw store."""
+        with _timed(self.stages, "ingest"):
+            self.outcomes += ingest_cases(sources, self.out, self.config, engine)
+            remember_sources(self.out, sources)
+
+    def fingerprint(self, engine: Engine) -> Fingerprint:
+        """Facts of the raw store into fingerprint.json."""
+        with _timed(self.stages, "fingerprint"):
+            fingerprint = make_fingerprint(self.out, engine)
+            fingerprint.save(self.out)
+            return fingerprint
+
+    def plan(self, fingerprint: Fingerprint) -> Plan:
+        """Decide everything and write plan.json; refused where it would mix with other settings."""
+        plan = make_plan(fingerprint, self.config)
+        check_plan(self.out, plan, self.restart)
+        plan.save(self.out)
+        return plan
+
+    def preprocess(self, plan: Plan, engine: Engine) -> None:
+        """The raw store into the training store."""
+        with _timed(self.stages, "preprocess"):
+            self.outcomes += preprocess_cases(self.out, plan, engine)
+
+    def failed(self) -> set[str]:
+        """Cases that failed so far."""
+        return {o.case for o in self.outcomes if o.cause is not None}
+
+    def report(self, cases: list[str]) -> Report:
+        """Write report.json."""
+        written = sum(o.value or 0 for o in self.outcomes if o.name.startswith("shard-"))
+        seconds = time.perf_counter() - self.started
+        report = make_report(cases, self.outcomes, written, self.stages, seconds)
+        report.save(self.out)
+        return report
+
+
+@contextmanager
+def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
+    """Notes the wall time of a stage."""
+    start = time.perf_counter()
+    yield
+    stages[name] = time.perf_counter() - start

@@ -1,0 +1,297 @@
+"""Fingerprint + Config -> Plan: every decision of a run, as numbers and words that can be printed and diffed.
+
+Pure arithmetic: nothing here reads a voxel or a store. For each configuration the plan holds the target
+spacing, the normalisation of each channel, and for each case its new shape, its separate axis and how it
+is cut into shards; and the memory, files and bytes that it will take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from voxelmill import __version__
+from voxelmill.config import Config, Configuration, Model
+from voxelmill.errors import PlanError
+from voxelmill.fingerprint import CaseFingerprint, Fingerprint, Intensity
+from voxelmill.geometry import Box, Shape, Triple
+from voxelmill.kernels.axis import read_box
+from voxelmill.kernels.normalize import scheme_of
+from voxelmill.kernels.resample import workspace_bytes
+from voxelmill.layout import chunk_shape, raw_layout, shard_shape
+from voxelmill.memory import BASE_BYTES, ingest_task_bytes, shard_task_bytes
+from voxelmill.spacing import new_shape, separate_axis, target_spacing
+
+T = TypeVar("T")
+
+
+class CasePlan(Model):
+    """How one case is made in one configuration; shapes and spacings are z, y, x."""
+
+    source_shape: Shape
+    source_spacing: Triple
+    crop_box: list[list[int]]
+    shape: Shape
+    target_spacing: Triple
+    separate_axis: int | None
+    chunk: Shape
+    shard: Shape
+    channels: int
+
+    @property
+    def image_bytes(self) -> int:
+        """Uncompressed bytes of the image, float32."""
+        return 4 * self.channels * int(np.prod(self.shape))
+
+    @property
+    def shards(self) -> int:
+        """Number of shards of the image."""
+        return int(np.prod(self.grid))
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Shards along each axis."""
+        return tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
+
+    def write_boxes(self) -> Iterator[tuple[Shape, Box]]:
+        """Index and write box of every shard, in order; they tile the output exactly once."""
+        for index in product(*(range(n) for n in self.grid)):
+            start = tuple(i * s for i, s in zip(index, self.shard, strict=True))
+            stop = tuple(min(a + s, n) for a, s, n in zip(start, self.shard, self.shape, strict=True))
+            z, y, x = index
+            yield (z, y, x), Box(start, stop)
+
+
+class ConfigurationPlan(Model):
+    """One training set."""
+
+    target_spacing: Triple
+    """The axis of largest spacing keeps each case's own spacing in "2d"."""
+
+    normalization: tuple[str, ...]
+    """Scheme of each channel."""
+
+    use_mask_for_norm: tuple[bool, ...]
+    """Whether a channel's statistics and normalisation are confined to the filled non-zero mask."""
+
+    cases: dict[str, CasePlan]
+
+
+class Plan(Model):
+    """All decisions of a run; written to plan.json."""
+
+    version: str
+    settings: Config
+    channel_names: tuple[str, ...]
+    intensity: dict[str, Intensity]
+    """Foreground statistics of each channel ("0", "1", ...), which CT normalisation uses."""
+
+    label_dtype: str | None
+    ignore_label: int | None
+    configurations: dict[Configuration, ConfigurationPlan]
+    peak_bytes: dict[str, int]
+    """Resident memory of one worker process at most, per stage, base included."""
+
+    def token(self, configuration: Configuration, case: str) -> str:
+        """Hash of everything that the voxels of one case depend on, apart from its source."""
+        of = self.configurations[configuration]
+        depends = {
+            "version": self.version,
+            "settings": self.settings.model_dump(mode="json", exclude={"configurations"}),
+            "intensity": {k: v.model_dump(mode="json") for k, v in self.intensity.items()},
+            "label_dtype": self.label_dtype,
+            "normalization": of.normalization,
+            "use_mask_for_norm": of.use_mask_for_norm,
+            "case": of.cases[case].model_dump(mode="json"),
+        }
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def training_bytes(self) -> int:
+        """Uncompressed bytes of the training store."""
+        label = 0 if self.label_dtype is None else np.dtype(self.label_dtype).itemsize
+        rows = [row for of in self.configurations.values() for row in of.cases.values()]
+        return sum(row.image_bytes + label * math.prod(row.shape) for row in rows)
+
+    def save(self, out: Path) -> None:
+        """Write OUT/plan.json."""
+        (out / "plan.json").write_text(self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, out: Path) -> Plan:
+        """Read OUT/plan.json.
+
+        Raises
+        ------
+        PlanError
+            If there is none.
+        """
+        try:
+            return cls.model_validate_json((out / "plan.json").read_text())
+        except FileNotFoundError:
+            raise PlanError("plan.json is not in OUT. Run `voxelmill plan OUT` first.") from None
+
+
+def make_plan(fingerprint: Fingerprint, config: Config) -> Plan:
+    """Decide everything.
+
+    Parameters
+    ----------
+    fingerprint : Fingerprint
+        Facts of the dataset.
+    config : Config
+        What the user chose.
+
+    Raises
+    ------
+    PlanError
+        If the number of channel names does not match the channels, or a CT channel has no foreground.
+    """
+    names = _channel_names(fingerprint, config)
+    schemes = tuple(scheme_of(name) for name in names)
+    _check_statistics(fingerprint, schemes)
+    target = config.target_spacing or target_spacing(fingerprint.spacings, fingerprint.shapes_after_crop)
+    masked = fingerprint.median_relative_size_after_cropping < 0.75
+    configurations: dict[Configuration, ConfigurationPlan] = {
+        name: ConfigurationPlan(
+            target_spacing=target,
+            normalization=schemes,
+            use_mask_for_norm=tuple(masked and scheme == "ZScoreNormalization" for scheme in schemes),
+            cases=_plan_cases(fingerprint, config, name, target),
+        )
+        for name in config.configurations
+    }
+    label_dtype = _label_dtype(fingerprint, config)
+    return Plan(
+        version=__version__,
+        settings=config,
+        channel_names=names,
+        intensity=fingerprint.foreground_intensity_properties_per_channel,
+        label_dtype=label_dtype,
+        ignore_label=fingerprint.ignore_label,
+        configurations=configurations,
+        peak_bytes=peak_bytes(fingerprint, configurations.values(), config),
+    )
+
+
+def _channel_names(fingerprint: Fingerprint, config: Config) -> tuple[str, ...]:
+    names = config.channels or fingerprint.channel_names
+    for case, facts in fingerprint.cases.items():
+        if facts.channels != len(names):
+            raise PlanError(
+                f"case {case} has {facts.channels} channels, but {len(names)} are named "
+                f"({', '.join(names)}). Name each channel once: --set 'channels=[...]'."
+            )
+    return tuple(names)
+
+
+def _check_statistics(fingerprint: Fingerprint, schemes: Sequence[str]) -> None:
+    for channel, scheme in enumerate(schemes):
+        if (
+            scheme == "CTNormalization"
+            and str(channel) not in fingerprint.foreground_intensity_properties_per_channel
+        ):
+            raise PlanError(
+                f"channel {channel} is CT, whose normalisation needs foreground statistics, but no label of "
+                "any case has foreground. Check the labels, or choose --set 'channels=[\"zscore\"]'."
+            )
+
+
+def _plan_cases(
+    fingerprint: Fingerprint, config: Config, name: Configuration, target: Triple
+) -> dict[str, CasePlan]:
+    targets = {case: _case_target(facts, name, target) for case, facts in fingerprint.cases.items()}
+    shapes = {
+        case: new_shape(Box.from_bounds(facts.crop_box).shape, facts.spacing, targets[case])
+        for case, facts in fingerprint.cases.items()
+    }
+    median = np.median(list(shapes.values()), axis=0)
+    chunk = config.store.chunk or chunk_shape(target, median, name)
+    return {
+        case: CasePlan(
+            source_shape=facts.shape,
+            source_spacing=facts.spacing,
+            crop_box=facts.crop_box,
+            shape=shapes[case],
+            target_spacing=targets[case],
+            separate_axis=separate_axis(facts.spacing, targets[case])
+            if config.separate_axis == "auto"
+            else None,
+            chunk=(inner := _three(min(c, n) for c, n in zip(chunk, shapes[case], strict=True))),
+            shard=shard_shape(shapes[case], inner, 4 * facts.channels, config.store.shard_mib * 2**20),
+            channels=facts.channels,
+        )
+        for case, facts in fingerprint.cases.items()
+    }
+
+
+def _case_target(facts: CaseFingerprint, name: Configuration, target: Triple) -> Triple:
+    """The case's target spacing: slices of a 2d set are never resampled across."""
+    if name == "fullres":
+        return target
+    across = int(np.argmax(target))
+    return _three(facts.spacing[axis] if axis == across else target[axis] for axis in range(3))
+
+
+def _label_dtype(fingerprint: Fingerprint, config: Config) -> str | None:
+    """Smallest integer type that holds every label of the dataset, or None where no case has one."""
+    ranges = [c.label_range for c in fingerprint.cases.values() if c.label_range is not None]
+    if not ranges:
+        return None
+    lowest = min(config.outside_label, *(low for low, _ in ranges))
+    highest = max(high for _, high in ranges)
+    kind = "ui"[lowest < 0]
+    types = [np.dtype(f"{kind}{bytes_}") for bytes_ in (1, 2, 4, 8)]
+    return str(next(t for t in types if np.iinfo(t).min <= lowest and highest <= np.iinfo(t).max))
+
+
+def peak_bytes(
+    fingerprint: Fingerprint, configurations: Iterable[ConfigurationPlan], config: Config
+) -> dict[str, int]:
+    """Resident memory of a worker process at most, per stage; one task runs at a time."""
+    ingest = max(_ingest_bytes(case) for case in fingerprint.cases.values())
+    shards = (
+        _shard_bytes(fingerprint.cases[case], row, config, box)
+        for of in configurations
+        for case, row in of.cases.items()
+        for _, box in row.write_boxes()
+    )
+    return {"ingest": BASE_BYTES + ingest, "preprocess": BASE_BYTES + max(shards)}
+
+
+def _ingest_bytes(case: CaseFingerprint) -> int:
+    item, label = _itemsizes(case)
+    _, shard = raw_layout(case.shape, max(item, label))
+    return ingest_task_bytes(math.prod(shard), item, label, case.channels)
+
+
+def _shard_bytes(case: CaseFingerprint, row: CasePlan, config: Config, write: Box) -> int:
+    crop = Box.from_bounds(row.crop_box).shape
+    read = read_box(
+        write,
+        crop,
+        row.shape,
+        order=config.order,
+        separate_axis=row.separate_axis,
+        order_separate=config.order_separate,
+        anti_alias=config.anti_alias,
+    )
+    item, label = _itemsizes(case)
+    return shard_task_bytes(read.size, write.size, workspace_bytes(read, write), row.channels, item, label)
+
+
+def _itemsizes(case: CaseFingerprint) -> tuple[int, int]:
+    label = 0 if case.label_dtype is None else np.dtype(case.label_dtype).itemsize
+    return np.dtype(case.dtype).itemsize, label
+
+
+def _three(values: Iterable[T]) -> tuple[T, T, T]:
+    a, b, c = values
+    return a, b, c

@@ -1,0 +1,283 @@
+"""Raw store + Plan -> training store: crop, normalise and resample, one shard a task.
+
+In: OUT with a raw store and a plan. Out: OUT/training.zarr/<configuration>/<case>/{image,label}. A task
+reads the box of the source that its shard needs, computes it and writes it whole; no two tasks touch one
+object. What is whole under the same settings token is kept, so a rerun computes what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from voxelmill import store
+from voxelmill.cases import RawCase
+from voxelmill.config import Config, Configuration
+from voxelmill.geometry import Box, Geometry, Shape
+from voxelmill.graph import Engine, Outcome, Task, task
+from voxelmill.kernels import normalize
+from voxelmill.kernels.axis import read_box
+from voxelmill.kernels.facts import Facts
+from voxelmill.kernels.labels import resample_labels_block
+from voxelmill.kernels.normalize import Normalization
+from voxelmill.kernels.resample import resample_block
+from voxelmill.plan import CasePlan, Intensity, Plan
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to know to make shards of one case in one configuration."""
+
+    out: Path
+    case: str
+    configuration: Configuration
+    token: str
+    plan: CasePlan
+    settings: Config
+    channel_names: tuple[str, ...]
+    normalization: tuple[str, ...]
+    use_mask_for_norm: tuple[bool, ...]
+    intensity: dict[str, Intensity]
+    label_dtype: str | None
+
+    @property
+    def root(self) -> Path:
+        """The training store."""
+        return self.out / store.TRAINING
+
+    @property
+    def path(self) -> str:
+        """The case's group."""
+        return f"{self.configuration}/{self.case}"
+
+    @cached_property
+    def raw(self) -> RawCase:
+        """The case's source."""
+        return RawCase(self.out, self.case)
+
+    @property
+    def crop_box(self) -> Box:
+        """Box of the source grid that is resampled."""
+        return Box.from_bounds(self.plan.crop_box)
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether a voxel of this case depends on the filled non-zero mask."""
+        return any(self.use_mask_for_norm) or (self.has_label and self.settings.outside_label != 0)
+
+    @property
+    def has_label(self) -> bool:
+        """Whether the case has a label."""
+        return self.label_dtype is not None and self.raw.has_label
+
+
+def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
+    """Make every shard of the plan that is not whole yet; a case that fails leaves nothing behind.
+
+    Returns
+    -------
+    list of Outcome
+        One a shard; `value` is its number of voxels.
+    """
+    root = out / store.TRAINING
+    store.write_group(root, "", {})
+    outcomes = []
+    for configuration in plan.configurations:
+        store.write_group(root, configuration, {})
+        jobs = _jobs(out, plan, configuration)
+        waiting = [(job, box) for job in jobs for box in _missing(job)]
+        kept = sum(job.plan.shards for job in jobs) - len(waiting)
+        done = engine.run(f"preprocess {configuration}", _tasks(waiting), len(waiting), kept)
+        for case in {o.case for o in done if o.cause is not None}:
+            store.remove_group(root, f"{configuration}/{case}")
+        outcomes += done
+    return outcomes
+
+
+def _jobs(out: Path, plan: Plan, configuration: Configuration) -> list[Job]:
+    of = plan.configurations[configuration]
+    return [
+        Job(
+            out,
+            case,
+            configuration,
+            plan.token(configuration, case),
+            case_plan,
+            plan.settings,
+            plan.channel_names,
+            of.normalization,
+            of.use_mask_for_norm,
+            plan.intensity,
+            plan.label_dtype,
+        )
+        for case, case_plan in of.cases.items()
+    ]
+
+
+def _missing(job: Job) -> list[Box]:
+    """Write boxes of the shards that are not whole."""
+    attributes = store.read_attributes(job.root, job.path)
+    if attributes is None or attributes["settings"] != job.token:
+        return [box for _, box in job.plan.write_boxes()]
+    chunks = int(np.prod([s // c for s, c in zip(job.plan.shard, job.plan.chunk, strict=True)]))
+
+    def is_whole(index: Shape) -> bool:
+        image = store.shard_path(job.root, f"{job.path}/image", (0, *index))
+        label = store.shard_path(job.root, f"{job.path}/label", index)
+        return store.shard_is_whole(image, chunks * job.plan.channels) and (
+            not job.has_label or store.shard_is_whole(label, chunks)
+        )
+
+    return [box for index, box in job.plan.write_boxes() if not is_whole(index)]
+
+
+def _tasks(waiting: list[tuple[Job, Box]]) -> Iterator[Task]:
+    """One task a shard, after the one that prepares its case."""
+    prepared: Task | None = None
+    for job, box in waiting:
+        name = f"prepare-{job.configuration}-{job.case}"
+        if prepared is None or prepared.name != name:
+            prepared = task(name, job.case, prepare_case, job)
+        where = ".".join(str(i) for i in box.start)
+        yield task(
+            f"shard-{job.configuration}-{job.case}-{where}", job.case, write_shard, job, box, after=[prepared]
+        )
+
+
+def prepare_case(job: Job) -> None:
+    """Make the case's group, arrays and mask; shards made under other settings are removed first."""
+    attributes = store.read_attributes(job.root, job.path)
+    if attributes is None or attributes["settings"] != job.token:
+        store.remove_group(job.root, job.path)
+    if job.needs_mask:
+        job.raw.make_mask()
+    store.write_group(job.root, job.path, _attributes(job))
+    plan, layout = job.plan, job.settings.store
+    store.create_array(
+        job.root,
+        f"{job.path}/image",
+        (plan.channels, *plan.shape),
+        np.float32,
+        (1, *plan.chunk),
+        (plan.channels, *plan.shard),
+        layout,
+    )
+    if job.has_label:
+        store.create_array(
+            job.root, f"{job.path}/label", plan.shape, job.label_dtype, plan.chunk, plan.shard, layout
+        )
+
+
+def _attributes(job: Job) -> dict[str, Any]:
+    source = job.raw.record.geometry
+    geometry: Geometry = source.crop(job.crop_box).resample(job.plan.shape)
+    return {
+        **geometry.to_attributes(),
+        "source_shape": list(source.shape),
+        "source_spacing": list(source.spacing),
+        "crop_box": job.crop_box.bounds,
+        "target_spacing": list(job.plan.target_spacing),
+        "channel_names": list(job.channel_names),
+        "normalization": [
+            {**vars(normalization(job, channel)), "masked": job.use_mask_for_norm[channel]}
+            for channel in range(job.plan.channels)
+        ],
+        "settings": job.token,
+    }
+
+
+def write_shard(job: Job, box: Box) -> int:
+    """Compute and write one shard of the image and of the label; returns its number of voxels."""
+    image = np.empty((job.plan.channels, *box.shape), np.float32)
+    for channel in range(job.plan.channels):
+        resample_channel(job, channel, box, image[channel])
+    store.write_box(store.open_array(job.root, f"{job.path}/image", "r+"), box, image)
+    if job.has_label:
+        store.write_box(store.open_array(job.root, f"{job.path}/label", "r+"), box, label_block(job, box))
+    return image.size
+
+
+def resample_channel(job: Job, channel: int, write: Box, out: npt.NDArray[np.float32]) -> None:
+    """One channel of a write box: read, normalise, resample, clip."""
+    plan, settings = job.plan, job.settings
+    crop = job.crop_box
+    how: dict[str, Any] = {
+        "order": settings.order,
+        "separate_axis": plan.separate_axis,
+        "order_separate": settings.order_separate,
+        "anti_alias": settings.anti_alias,
+    }
+    read = read_box(write, crop.shape, plan.shape, **how)
+    block = job.raw.values(channel, read.shift(crop.start))
+    scheme = normalization(job, channel)
+    mask = job.raw.mask(read) if job.use_mask_for_norm[channel] else None
+    scheme.apply(block, mask)
+    clip = clip_range(job, channel, scheme)
+    resample_block(block, read, crop.shape, plan.shape, write, clip=clip, out=out, **how)
+
+
+def label_block(job: Job, write: Box) -> Array:
+    """The label of a write box: read, mark what lies outside the mask, resample."""
+    plan, crop, method = job.plan, job.crop_box, job.settings.labels
+    order = 1 if method == "linear" else 0
+    read = read_box(write, crop.shape, plan.shape, order=order, separate_axis=plan.separate_axis)
+    label = job.raw.label(read.shift(crop.start)).astype(job.label_dtype)
+    if job.settings.outside_label != 0:
+        label[(label == 0) & ~job.raw.mask(read)] = job.settings.outside_label
+    resampled: Array = resample_labels_block(
+        label, read, crop.shape, plan.shape, write, method=method, separate_axis=plan.separate_axis
+    )
+    return resampled
+
+
+def normalization(job: Job, channel: int) -> Normalization:
+    """The scheme of a channel with its parameters for this case."""
+    scheme, facts = job.normalization[channel], job.raw.facts[channel]
+    if scheme == "CTNormalization":
+        of = job.intensity[str(channel)]
+        return normalize.ct(of.mean, of.std, of.percentile_00_5, of.percentile_99_5)
+    if scheme == "ZScoreNormalization":
+        voxels = job.crop_box.size
+        if job.use_mask_for_norm[channel]:
+            voxels = int(job.raw.mask_counts()[0].sum())
+        return normalize.zscore(voxels, facts.total, facts.squares)
+    if scheme == "NoNormalization":
+        return Normalization()
+    low, high = (float(v) for v in _raw_range(facts, job.crop_box))
+    return (normalize.rgb_to_01 if scheme.startswith("RGB") else normalize.rescale_to_01)(low, high)
+
+
+def clip_range(job: Job, channel: int, scheme: Normalization) -> tuple[Array, Array]:
+    """Range of the normalised crop of one channel; of each slice where an axis is separate.
+
+    Normalisation is monotone, so this is the normalised range of the raw values. Zero belongs to it where
+    a voxel is zero, as it is outside the mask, where nothing is normalised.
+    """
+    facts, crop, axis = job.raw.facts[channel], job.crop_box, job.plan.separate_axis
+    along = 0 if axis is None else axis
+    voxels = np.full(crop.shape[along], crop.size // crop.shape[along])
+    inside = job.raw.mask_counts()[along] if job.use_mask_for_norm[channel] else voxels
+    low, high = _slice_range(facts, crop, along, inside)
+    low, high = scheme.apply_range(low, high, outside=inside < voxels)
+    return (low, high) if axis is not None else (low.min(), high.max())
+
+
+def _slice_range(facts: Facts, crop: Box, axis: int, voxels: Array) -> tuple[Array, Array]:
+    """Raw range of each slice along an axis, of which `voxels` count."""
+    slices = crop.slices[axis]
+    zero = facts.nonzero[axis][slices] < voxels
+    low, high = facts.low[axis][slices], facts.high[axis][slices]
+    return np.where(zero, np.minimum(low, 0), low), np.where(zero, np.maximum(high, 0), high)
+
+
+def _raw_range(facts: Facts, crop: Box) -> tuple[Array, Array]:
+    low, high = _slice_range(facts, crop, 0, np.full(crop.shape[0], crop.size // crop.shape[0]))
+    return low.min(), high.max()

@@ -1,0 +1,128 @@
+"""Showing how far a stage is: a live bar on a terminal, plain log lines elsewhere, tracebacks in the log file.
+
+In: counts of tasks and voxels, as they finish. Out: what a person reads while waiting. Knows no stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger("voxelmill")
+
+LINE_EVERY_SECONDS = 10.0
+"""Time between two lines of progress where there is no terminal."""
+
+
+@dataclass
+class StageProgress:
+    """Progress of one stage."""
+
+    name: str
+    total: int
+    bar: Progress | None = None
+    bar_id: TaskID | None = None
+    done: int = 0
+    voxels: int = 0
+    failures: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    last_line: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage began."""
+        return time.perf_counter() - self.started
+
+    def advance(self, voxels: int) -> None:
+        """One more task is finished."""
+        self.done += 1
+        self.voxels += voxels
+        if self.bar is not None and self.bar_id is not None:
+            self.bar.update(self.bar_id, advance=1, rate=self._rate())
+        elif time.perf_counter() - self.last_line > LINE_EVERY_SECONDS:
+            self.last_line = time.perf_counter()
+            left = self.seconds / self.done * (self.total - self.done)
+            logger.info(
+                "%s: %d of %d, %s, about %.0f s left", self.name, self.done, self.total, self._rate(), left
+            )
+
+    def failed(self, case: str, cause: str, details: str | None) -> None:
+        """A task failed; the cause is shown, the details go to the log file."""
+        self.failures += 1
+        logger.error("%s: case %s: %s", self.name, case, cause)
+        if details:
+            logger.debug("%s: case %s:\n%s", self.name, case, details)
+
+    def _rate(self) -> str:
+        return f"{self.voxels / 1e6 / max(self.seconds, 1e-9):.1f} Mvoxel/s" if self.voxels else ""
+
+    def summary(self) -> str:
+        """One line for the end of the stage."""
+        parts = [f"{self.done} done in {self.seconds:.1f} s", self._rate()]
+        if self.failures:
+            parts.append(f"{self.failures} failed")
+        return f"{self.name}: " + ", ".join(p for p in parts if p)
+
+
+@dataclass
+class Reporter:
+    """Where progress goes.
+
+    Attributes
+    ----------
+    console : rich.console.Console or None
+        None shows nothing; a console that is no terminal gets plain lines.
+    """
+
+    console: Console | None = None
+
+    @contextmanager
+    def stage(self, name: str, total: int, kept: int) -> Iterator[StageProgress]:
+        """Progress of one stage of `total` tasks, while `kept` were found done."""
+        if kept:
+            logger.info("%s: %d found done, %d to do", name, kept, total)
+        if self.console is not None and self.console.is_terminal and total:
+            with _bar(self.console) as bar:
+                bar_id = bar.add_task(name, total=total, rate="")
+                progress = StageProgress(name, total, bar, bar_id)
+                yield progress
+        else:
+            progress = StageProgress(name, total)
+            yield progress
+        if total:
+            logger.info(progress.summary())
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+@contextmanager
+def log_to(folder: Path) -> Iterator[None]:
+    """Everything, tracebacks too, into ``folder/voxelmill.log`` for as long as this lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "voxelmill.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    previous, logger.level = logger.level, logging.DEBUG
+    try:
+        yield
+    finally:
+        logger.setLevel(previous)
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,121 @@
+"""What a rerun may keep: a changed setting, source or dataset is noticed before any work begins.
+
+In: what OUT holds and what this run would do. Out: nothing, or a `SettingsChangedError` that names the
+change; with `restart` the parts of OUT that depend on it are removed instead. Sizes and times of the source
+files are kept in OUT/logs; where they differ, the contents are compared by checksum.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from voxelmill import store
+from voxelmill.cases import DatasetRecord
+from voxelmill.checksum import source_digest, source_stats
+from voxelmill.errors import SettingsChangedError
+from voxelmill.plan import Plan
+from voxelmill.sources import Sources
+
+STATS = Path("logs", "sources.json")
+HOW_ON = "Pass --restart to recompute what depends on it, or use another OUT."
+
+
+def check_sources(out: Path, sources: Sources, dataset: DatasetRecord, restart: bool) -> None:
+    """Refuse, or with `restart` remove, raw cases that this run would not make the same.
+
+    Raises
+    ------
+    SettingsChangedError
+        Naming the setting or the case.
+    """
+    root = out / store.RAW
+    attributes = store.read_attributes(root, "")
+    if attributes is None:
+        return
+    present = store.list_groups(root)
+    before = DatasetRecord.model_validate(attributes)
+    if before != dataset and present:
+        stale, change = present, _difference(before.model_dump(), dataset.model_dump())
+    else:
+        stale = _changed_cases(out, sources, present)
+        change = f"case {stale[0]} has other files or contents now, or is gone" if stale else ""
+    if not stale:
+        return
+    if not restart:
+        raise SettingsChangedError(
+            f"{len(stale)} of {len(present)} cases in OUT's raw store were made otherwise: {change}. {HOW_ON}"
+        )
+    for case in stale:
+        store.remove_group(root, case)
+
+
+def remember_sources(out: Path, sources: Sources) -> None:
+    """Keep sizes and times of the files of every case that is in the raw store."""
+    present = set(store.list_groups(out / store.RAW))
+    stats = {c.case: source_stats(c) for c in sources.cases if c.case in present}
+    (out / STATS).parent.mkdir(parents=True, exist_ok=True)
+    (out / STATS).write_text(json.dumps(stats))
+
+
+def check_plan(out: Path, plan: Plan, restart: bool) -> None:
+    """Refuse to mix shards of another plan with this one's; with `restart` they will be replaced.
+
+    Raises
+    ------
+    SettingsChangedError
+        Naming what changed.
+    """
+    stale = [
+        (configuration, case)
+        for configuration, of in plan.configurations.items()
+        for case in of.cases
+        if _token(out, configuration, case) not in (None, plan.token(configuration, case))
+    ]
+    if not stale:
+        return
+    if not restart:
+        change = "the dataset's statistics"
+        if (out / "plan.json").exists():
+            before = Plan.load(out).model_dump(mode="json", exclude={"peak_bytes"})
+            change = _difference(before, plan.model_dump(mode="json", exclude={"peak_bytes"}))
+        raise SettingsChangedError(
+            f"{len(stale)} cases in OUT's training store were made with other settings: {change}. {HOW_ON}"
+        )
+    for configuration, case in stale:
+        store.remove_group(out / store.TRAINING, f"{configuration}/{case}")
+
+
+def _token(out: Path, configuration: str, case: str) -> str | None:
+    attributes = store.read_attributes(out / store.TRAINING, f"{configuration}/{case}")
+    return None if attributes is None else attributes["settings"]
+
+
+def _changed_cases(out: Path, sources: Sources, present: list[str]) -> list[str]:
+    """Cases of the raw store whose source is gone or holds something else now."""
+    stats = json.loads((out / STATS).read_text()) if (out / STATS).exists() else {}
+    by_name = {c.case: c for c in sources.cases}
+    changed = []
+    for case in present:
+        source = by_name.get(case)
+        if source is not None and stats.get(case) == source_stats(source):
+            continue
+        attributes = store.read_attributes(out / store.RAW, case)
+        if attributes and (source is None or attributes["source"] != source_digest(source)):
+            changed.append(case)
+    return changed
+
+
+def _difference(before: Any, after: Any, name: str = "") -> str:
+    """The first leaf that differs, as ``name was a, is b``."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [*after, *(k for k in before if k not in after)]:
+            if before.get(key) != after.get(key):
+                return _difference(before.get(key), after.get(key), f"{name}.{key}".lstrip("."))
+    return f"{name} was {_short(before)}, is {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,97 @@
+"""Tables for people: what the fingerprint found, and what the plan will do and take.
+
+In: a Fingerprint or a Plan. Out: rich tables. Reads nothing but the free space of OUT's disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from voxelmill.fingerprint import Fingerprint
+from voxelmill.plan import ConfigurationPlan, Plan
+
+MANY = 20
+"""More cases than this are shown as a range."""
+
+
+def fingerprint_table(fingerprint: Fingerprint) -> Table:
+    """Intensities of each channel over the dataset."""
+    table = Table(
+        title=f"Foreground ({fingerprint.statistics_from}) of {len(fingerprint.cases)} cases",
+        title_justify="left",
+    )
+    columns = ("mean", "std", "min", "percentile_00_5", "median", "percentile_99_5", "max")
+    for name in ("channel", *columns):
+        table.add_column(name, justify="right")
+    for channel, of in fingerprint.foreground_intensity_properties_per_channel.items():
+        name = fingerprint.channel_names[int(channel)]
+        table.add_row(f"{channel} {name}", *(f"{getattr(of, c):.6g}" for c in columns))
+    return table
+
+
+def plan_tables(plan: Plan, out: Path) -> list[Table]:
+    """For each configuration its cases, then what all of it takes."""
+    tables = [_cases_table(name, of) for name, of in plan.configurations.items()]
+    return [*tables, _totals_table(plan, out)]
+
+
+def _cases_table(name: str, of: ConfigurationPlan) -> Table:
+    target = " x ".join(f"{s:.4g}" for s in of.target_spacing)
+    table = Table(
+        title=f"{name}: to {target} mm (z, y, x), {', '.join(of.normalization)}", title_justify="left"
+    )
+    headings = ("case", "shape", "crop", "spacing mm", "new shape", "separate axis", "shards", "MiB")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "case" else "right")
+    for case, row in list(of.cases.items())[:MANY]:
+        table.add_row(
+            case,
+            _shape(row.source_shape),
+            _shape(b - a for a, b in row.crop_box),
+            " x ".join(f"{s:.4g}" for s in row.source_spacing),
+            _shape(row.shape),
+            "-" if row.separate_axis is None else "zyx"[row.separate_axis],
+            f"{row.shards} of {_shape(row.shard)}",
+            f"{row.image_bytes / 2**20:.0f}",
+        )
+    if len(of.cases) > MANY:
+        table.add_row(f"... {len(of.cases) - MANY} more", *[""] * 7)
+    return table
+
+
+def _totals_table(plan: Plan, out: Path) -> Table:
+    table = Table(title="What it takes", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    rows = [row for of in plan.configurations.values() for row in of.cases.values()]
+    shards = sum(row.shards for row in rows)
+    arrays = 1 if plan.label_dtype is None else 2
+    files = arrays * shards + (1 + arrays) * len(rows) + 1 + len(plan.configurations)
+    needed = plan.training_bytes
+    free = shutil.disk_usage(out).free
+    table.add_row("cases", str(len(plan.configurations[next(iter(plan.configurations))].cases)))
+    table.add_row("tasks", f"{shards} shards, {len(rows)} preparations")
+    table.add_row("files (inodes)", str(files))
+    table.add_row("bytes, uncompressed", _size(needed))
+    table.add_row("room on disk", f"{_size(free)}, {'enough' if free > needed else 'NOT ENOUGH'}")
+    for stage, peak in plan.peak_bytes.items():
+        table.add_row(f"peak memory of a worker, {stage}", _size(peak))
+    return table
+
+
+def _shape(values: Iterable[Any]) -> str:
+    return " x ".join(str(int(n)) for n in values)
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} TiB"
