@@ -78,7 +78,7 @@ class TestNnunet:
     def test_older_datasets(self, folder):
         old = {"channel_names": None, "file_ending": None, "modality": {"0": "CT", "1": "PET"}}
         self.describe(folder, **old, labels={"0": "background", "1": "liver"})
-        assert discover(folder) == discover(folder)
+        assert discover(folder).channel_names == ("CT", "PET")
         assert discover(folder).labels == {"background": 0, "liver": 1}
 
     def test_listed_cases_with_variables(self, folder, monkeypatch):
@@ -112,8 +112,11 @@ class TestNnunet:
             ({"labels": {"background": 0, "ignore": [1, 2]}}, "the ignore label is"),
             ({"file_ending": ".png"}, "file_ending '.png'; known are .nii.gz"),
             ({"dataset": ["a"]}, "`dataset` is no object"),
-            ({"dataset": {"a": {"images": ["x.nii.gz"], "label": "y"}}}, "case 'a' is .*; 2 path"),
-            ({"dataset": {"a": {"images": [1, 2], "label": "y"}}}, "case 'a' is"),
+            (
+                {"dataset": {"a": {"images": ["x.nii.gz"], "label": "y"}}},
+                "case 'a' has 1 path.*; 2 and one in `label`",
+            ),
+            ({"dataset": {"a": {"images": [1, 2], "label": "y"}}}, "case 'a' has 0 path"),
             (
                 {"dataset": {"../a": {"images": ["x", "y"], "label": "y"}}},
                 "'../a' could name a place outside",

@@ -77,7 +77,10 @@ def discover(source: Path, *, channels: Sequence[str] | None = None) -> Sources:
     SourceError
         If SOURCE as a whole cannot be used: one line that says what was found and what to do.
     """
-    found = _discover(source)
+    try:
+        found = _discover(source)
+    except OSError as error:  # its own text names a file
+        raise SourceError(f"SOURCE cannot be read: {error.strerror}. Correct its rights.") from None
     if not found.cases:
         left_out = f" ({', '.join(found.skipped)})" if found.skipped else ""
         raise SourceError(f"SOURCE holds no file of a known format{left_out}; expected is {KINDS}.")
@@ -110,8 +113,7 @@ def parse_spacing(value: Any) -> Triple | None:
 
 def _discover(source: Path) -> Sources:
     if source.is_dir():
-        is_nnunet = (source / "dataset.json").is_file()
-        return _nnunet(source) if is_nnunet else _folder(source)
+        return _nnunet(source) if (source / "dataset.json").is_file() else _folder(source)
     if not source.exists():
         raise SourceError(f"SOURCE does not exist; expected is {KINDS}. Correct the path.")
     if source.suffix.lower() in (".csv", ".json"):
@@ -150,7 +152,7 @@ def _folder(source: Path) -> Sources:
     entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
     images = [path for path in entries if readers.is_known(path)]
     if images and all(map(is_dicom, images)):
-        return Sources("folder", (_one(source.resolve()),))
+        return Sources("folder", (_one(source if source.name not in ("", "..") else source.resolve()),))
     stems = {readers.case_stem(path) for path in images}
     others = [path for path in entries if path not in images and not _belongs(path, stems)]
     return Sources("folder", tuple(_one(path) for path in images), skipped=_count(others))
@@ -280,16 +282,15 @@ def _listed(source: Path, dataset: Any, channels: int) -> tuple[CaseSource, ...]
 def _entry(source: Path, case: str, entry: Any, channels: int) -> CaseSource:
     """One case: paths from the folder on, with environment variables."""
     images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(images, list) or len(images) != channels or not isinstance(label, str | None):
-        images = None
-    if images is None or not all(isinstance(image, str) for image in images):
+    paths = images if isinstance(images, list) and all(isinstance(image, str) for image in images) else []
+    if len(paths) != channels or not isinstance(label, str | None):
         raise SourceError(
-            f"dataset.json: case {case!r} is {entry}; {channels} path(s) under `images` and one in `label` "
+            f"dataset.json: case {case!r} has {len(paths)} path(s) in `images`; {channels} and one in `label` "
             "are expected. Correct it."
         )
-    paths = tuple(source / os.path.expandvars(image) for image in images)
+    channel_paths = tuple(source / os.path.expandvars(path) for path in paths)
     label_path = source / os.path.expandvars(label) if label else None
-    return CaseSource(case, paths, label_path, _stated_spacing(paths[0], case))
+    return CaseSource(case, channel_paths, label_path, _stated_spacing(channel_paths[0], case))
 
 
 # A manifest

@@ -58,10 +58,10 @@ def open_volume(path: Path, *, spacing: Triple | None = None, dicom_series: str 
     GeometryError, SpacingError
         If its grid makes no sense, or its spacing is missing or irregular.
     """
-    found = find_format(path)
-    if found is None:
-        raise FormatError(_unknown(path))
     with readable():
+        found = find_format(path)
+        if found is None:
+            raise FormatError(_unknown(path))
         volume: Volume = import_module(f"{__name__}.{found.module}").open_volume(
             path, Hints(spacing, dicom_series)
         )
