@@ -136,3 +136,12 @@ def test_nonzero_mask(seed, density, channels):
 
 def test_a_volume_is_one_channel():
     assert nonzero_mask(shell()).sum() == 125
+
+
+@pytest.mark.gpu
+def test_cupy_in_cupy_out():
+    cupy = pytest.importorskip("cupy")
+    mask = cupy.asarray(tortuous(3))
+    np.testing.assert_array_equal(cupy.asnumpy(fill_holes(mask)), fill_holes(mask.get()))
+    np.testing.assert_array_equal(cupy.asnumpy(nonzero_mask(mask)), nonzero_mask(mask.get()))
+    assert nonzero_box(mask) == nonzero_box(mask.get())

@@ -125,3 +125,13 @@ def test_only_float32():
 )
 def test_schemes_come_from_channel_names(channel, scheme):
     assert scheme_of(channel) == scheme
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.scheme)
+def test_cupy_equals_numpy(scheme):
+    cupy = pytest.importorskip("cupy")
+    mask = BLOCK > 0
+    for inside in (None, mask):
+        found = scheme.apply(cupy.asarray(BLOCK), None if inside is None else cupy.asarray(inside))
+        np.testing.assert_allclose(found.get(), scheme.apply(BLOCK.copy(), inside), rtol=1e-6)

@@ -86,9 +86,8 @@ def fill_holes(mask: Array) -> Mask:
     Returns
     -------
     bool array of the same shape
-        Beside it, one boolean copy of a mask that is not a C-contiguous bool array, and 8 bytes for each
-        row and 12 for each run of background (24 from 2**31 voxels on): at most 6 bytes a voxel for
-        long rows, far less for masks of bodies.
+        Beside it, 8 bytes are held for each row along x and 12 for each run of background (16 from 2**31
+        voxels on): 6 bytes a voxel at most where rows are long, far less for masks of bodies.
 
     Raises
     ------
