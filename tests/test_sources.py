@@ -114,9 +114,9 @@ class TestNnunet:
             ({"dataset": ["a"]}, "`dataset` is no object"),
             (
                 {"dataset": {"a": {"images": ["x.nii.gz"], "label": "y"}}},
-                "case 'a' has 1 path.*; 2 and one in `label`",
+                "case 'a' has 1 images; 2 and one `label`",
             ),
-            ({"dataset": {"a": {"images": [1, 2], "label": "y"}}}, "case 'a' has 0 path"),
+            ({"dataset": {"a": {"images": [1, 2], "label": "y"}}}, "case 'a' has 0 images"),
             (
                 {"dataset": {"../a": {"images": ["x", "y"], "label": "y"}}},
                 "'../a' could name a place outside",

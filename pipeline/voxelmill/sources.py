@@ -285,7 +285,7 @@ def _entry(source: Path, case: str, entry: Any, channels: int) -> CaseSource:
     paths = images if isinstance(images, list) and all(isinstance(image, str) for image in images) else []
     if len(paths) != channels or not isinstance(label, str | None):
         raise SourceError(
-            f"dataset.json: case {case!r} has {len(paths)} path(s) in `images`; {channels} and one in `label` "
+            f"dataset.json: case {case!r} has {len(paths)} images; {channels} and one `label` path "
             "are expected. Correct it."
         )
     channel_paths = tuple(source / os.path.expandvars(path) for path in paths)
