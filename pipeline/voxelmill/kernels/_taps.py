@@ -1,7 +1,7 @@
-"""`resample` with whole-array operations, for arrays that live on a GPU: one tap of one axis at a time.
+"""`resample` with whole-array operations, for arrays on a GPU: one tap of one axis at a time.
 
-Like the compiled sweeps, each output voxel adds its taps in a fixed order, so cutting changes no bit; a matrix
-product would choose its order by the shape of the box.
+Like the compiled sweeps, each output voxel adds its taps in a fixed order, so cutting changes no bit; a
+matrix product would choose its order by the shape of the box.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def sweep(
     for axis in sorted((1, 2) if separate else (0, 1, 2), key=factors.__getitem__):
         result = _apply(result, *steps[axis], axis)
     if separate:
-        bounds = [module.asarray(limit)[:, None, None] for limit in (low, high)]
-        out[...] = _apply((result + middle).clip(*bounds), *steps[0], 0)
+        bounds = [module.asarray(limit - middle)[:, None, None] for limit in (low, high)]
+        out[...] = _apply(result.clip(*bounds), *steps[0], 0) + middle
     else:
         out[...] = (result + middle).clip(float(low[0]), float(high[0]))
 

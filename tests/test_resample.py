@@ -1,0 +1,236 @@
+"""`resample` against SciPy, scikit-image and itself in boxes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from skimage.transform import resize
+
+from tests.strategies import SEPARATE_AXES, SPLINE_ORDERS, boxes, shapes, volumes
+from voxelmill.errors import ValueRuleError
+from voxelmill.geometry import Box
+from voxelmill.kernels import _taps, axis
+from voxelmill.kernels import resample as module
+from voxelmill.kernels.axis import band, read_box
+from voxelmill.kernels.resample import resample, resample_block, workspace_bytes
+
+TOLERANCE = {np.dtype("f4"): 1e-5, np.dtype("f8"): 1e-10}
+
+
+def span(array: Any) -> float:
+    return float(array.max() - array.min()) or 1.0
+
+
+def bound(array: Any) -> float:
+    """The promised error, and half a step of the number format at the values' size."""
+    return TOLERANCE[array.dtype] * span(array) + float(np.spacing(np.abs(array).max())) / 2
+
+
+def reference(array: Any, shape: Any, order: int, anti_alias: bool = False) -> Any:
+    return resize(array.astype("f8"), shape, order=order, mode="edge", anti_aliasing=anti_alias)
+
+
+def sliced_reference(array: Any, shape: Any, order: int, separate_axis: int) -> Any:
+    """nnU-Net's rule: each slice in its plane, then the nearest slice."""
+    plane = [n for k, n in enumerate(shape) if k != separate_axis]
+    slices = np.stack([reference(s, plane, order) for s in np.moveaxis(array, separate_axis, 0)])
+    n = len(slices)
+    c = (n / shape[separate_axis]) * (np.arange(shape[separate_axis]) + 0.5) - 0.5
+    return np.moveaxis(
+        slices[ndimage.map_coordinates(np.arange(n), [c], order=0, mode="nearest")], 0, separate_axis
+    )
+
+
+@given(volumes(), shapes(), SPLINE_ORDERS, st.booleans())
+def test_equals_scikit_image(array: Any, shape: Any, order: int, anti_alias: bool) -> None:
+    got = resample(array, shape, order=order, anti_alias=anti_alias)
+    assert got.dtype == array.dtype
+    assert got.shape == shape
+    assert abs(got - reference(array, shape, order, anti_alias)).max() <= bound(array)
+
+
+@given(volumes(), shapes(), st.integers(1, 3), st.sampled_from([0, 1, 2]))
+def test_separate_axis_equals_resizing_slice_by_slice(
+    array: Any, shape: Any, order: int, separate_axis: int
+) -> None:
+    got = resample(array, shape, order=order, separate_axis=separate_axis)
+    assert abs(got - sliced_reference(array, shape, order, separate_axis)).max() <= bound(array)
+
+
+@given(volumes(), shapes(), st.integers(0, 3))
+def test_without_clip_equals_scipy_zoom(array: Any, shape: Any, order: int) -> None:
+    expected = ndimage.zoom(
+        array.astype("f8"),
+        np.divide(shape, array.shape),
+        order=order,
+        mode="nearest",
+        grid_mode=True,
+    )
+    assert abs(resample(array, shape, order=order, clip=False) - expected).max() <= bound(array)
+
+
+@pytest.mark.parametrize("engine", ["compiled", "whole arrays"])
+@given(st.data())
+@settings(max_examples=60)
+def test_a_box_has_the_bits_of_the_whole(engine: str, data: Any) -> None:
+    array = data.draw(volumes())
+    shape = data.draw(shapes())
+    rule = {
+        "order": data.draw(SPLINE_ORDERS),
+        "separate_axis": data.draw(SEPARATE_AXES),
+        "order_separate": data.draw(SPLINE_ORDERS),
+        "anti_alias": data.draw(st.booleans()),
+        "clip": data.draw(st.sampled_from([True, False, (0.25, 0.5)])),
+    }
+    box = data.draw(boxes(shape))
+    with pytest.MonkeyPatch.context() as patch:
+        if engine != "compiled":
+            patch.setattr(module, "_engine", lambda _: _taps.sweep)
+        whole = resample(array, shape, **rule)
+        part = resample(array, shape, box=box, **rule)
+    np.testing.assert_array_equal(part, whole[box.slices])
+
+
+@given(volumes(), shapes(), SPLINE_ORDERS, SEPARATE_AXES, SPLINE_ORDERS)
+@settings(max_examples=60)
+def test_both_engines_agree(
+    array: Any, shape: Any, order: int, separate_axis: int | None, across: int
+) -> None:
+    rule: dict[str, Any] = {"order": order, "separate_axis": separate_axis, "order_separate": across}
+    compiled = resample(array, shape, **rule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_engine", lambda _: _taps.sweep)
+        whole_arrays = resample(array, shape, **rule)
+    assert abs(compiled - whole_arrays).max() <= 0.1 * bound(array) + np.spacing(np.abs(array).max())
+
+
+def test_slabs_do_not_change_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from voxelmill.kernels import _sweeps
+
+    rng = np.random.default_rng(0)
+    for shape, target in (((40, 50, 60), (60, 64, 50)), ((60, 40, 50), (33, 64, 64))):
+        array = rng.random(shape, np.float32)
+        whole = resample(array, target)
+        monkeypatch.setattr(_sweeps, "SLAB", 1)
+        np.testing.assert_array_equal(resample(array, target), whole)
+        monkeypatch.undo()
+
+
+@given(shapes(), shapes(), SPLINE_ORDERS, st.sampled_from([-1000.0, 0.0, 3.25, 30000.0]))
+def test_constants_are_kept(shape: Any, target: Any, order: int, value: float) -> None:
+    array = np.full(shape, value, np.float32)
+    np.testing.assert_array_equal(resample(array, target, order=order), value)
+
+
+@given(st.integers(40, 64), st.integers(20, 64), st.integers(1, 3), st.integers(0, 2))
+@settings(max_examples=30)
+def test_linear_fields_are_kept_away_from_the_ends(n: int, m: int, order: int, along: int) -> None:
+    shape, target = [6, 6, 6], [5, 7, 6]
+    shape[along], target[along] = n, m
+    ramp = np.arange(n, dtype=np.float64).reshape([-1 if k == along else 1 for k in range(3)])
+    got = resample(np.broadcast_to(ramp, shape).copy(), target, order=order)
+    c = (np.arange(m) + 0.5) * n / m - 0.5
+    inner = np.flatnonzero((c > 19) & (c < n - 20))
+    line = np.moveaxis(got, along, 0)[inner]
+    np.testing.assert_allclose(line, np.broadcast_to(c[inner, None, None], line.shape), atol=1e-8)
+
+
+@given(volumes(dtypes=("f4",)), shapes(), st.data())
+@settings(max_examples=50)
+def test_a_block_needs_only_its_read_box(array: Any, shape: Any, data: Any) -> None:
+    """Facts gathered elsewhere stand in for the voxels that a task does not hold."""
+    order, separate_axis = data.draw(st.integers(1, 3)), data.draw(SEPARATE_AXES)
+    write = data.draw(boxes(shape))
+    rule: dict[str, Any] = {"order": order, "separate_axis": separate_axis}
+    both = np.stack([array, -array])
+    read = read_box(write, array.shape, shape, **rule)
+    axes = tuple(k + 1 for k in range(3) if k != separate_axis)
+    clip = (both.min(axes), both.max(axes))
+    out = np.empty((2, *write.shape), np.float32)
+    block = both[(slice(None), *read.slices)]
+    got = resample_block(block, read, array.shape, shape, write, clip=clip, out=out, **rule)
+    assert got is out
+    np.testing.assert_array_equal(got, resample(both, shape, box=write, **rule))
+
+
+@pytest.mark.parametrize(("order", "itemsize"), [(2, 4), (3, 4), (2, 8), (3, 8)])
+def test_what_the_band_cuts_off_is_below_its_bound(
+    order: int, itemsize: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = band.__wrapped__(200, 331, 0, 331, order, False, 8)
+    dense = np.zeros((331, 200))
+    monkeypatch.setitem(axis.HALF[8], order, 40)
+    exact = band.__wrapped__(200, 331, 0, 331, order, False, 8)
+    monkeypatch.setitem(axis.HALF[8], order, axis.HALF[itemsize][order])
+    rows = band.__wrapped__(200, 331, 0, 331, order, False, 8)
+    for sign, part in ((1, exact), (-1, rows)):
+        where = part.first[:, None] + np.arange(part.taps)
+        np.add.at(dense, (np.arange(331)[:, None], where), sign * part.weights)
+    half = axis.HALF[itemsize][order]
+    cut = abs(dense).sum(1).max()
+    limit = axis.TAIL[order] * abs(axis.POLE[order]) ** half
+    assert cut <= limit + 1e-15
+    assert itemsize == 8 or cut >= limit / 2
+
+
+def test_integers_become_float32_and_channels_are_clipped_on_their_own() -> None:
+    rng = np.random.default_rng(0)
+    channels = np.stack([rng.integers(0, 50, (9, 9, 9)), rng.integers(900, 1000, (9, 9, 9))]).astype(np.int16)
+    got = resample(channels, (14, 14, 14))
+    assert got.dtype == np.float32
+    for given_, channel in zip(channels, got, strict=True):
+        assert given_.min() <= channel.min()
+        assert channel.max() <= given_.max()
+        assert abs(channel - reference(given_, (14, 14, 14), 3)).max() <= 1e-3
+
+
+def test_memory_formula_covers_what_is_allocated() -> None:
+    import tracemalloc
+
+    shape, target = (48, 60, 64), (64, 64, 64)
+    array, out = np.zeros(shape, np.float32), np.zeros(target, np.float32)
+    boxes_ = Box.whole(shape), Box.whole(target)
+    for _ in range(2):  # the first call compiles
+        tracemalloc.start()
+        resample_block(array, boxes_[0], shape, target, boxes_[1], clip=(0, 1), out=out)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak <= workspace_bytes(*boxes_) <= 4 * peak
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"new_shape": (4, 4)},
+        {"new_shape": (4, 0, 4)},
+        {"order": 4},
+        {"separate_axis": 3},
+        {"box": ((0, 4), (0, 4))},
+        {"box": ((0, 4), (0, 4), (0, 5))},
+        {"box": ((0, 4), (2, 2), (0, 4))},
+        {"clip": (np.zeros(3), np.ones(3))},
+    ],
+)
+def test_what_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {"array": np.zeros((3, 3, 3), np.float32), "new_shape": (4, 4, 4)} | change
+    with pytest.raises(ValueError):
+        resample(**arguments)
+
+
+def test_voxels_that_are_not_finite_are_refused() -> None:
+    array = np.zeros((3, 3, 3), np.float32)
+    array[1, 1, 1] = np.nan
+    with pytest.raises(ValueRuleError, match="not finite"):
+        resample(array, (4, 4, 4))
+
+
+def test_a_block_that_is_too_small_is_refused() -> None:
+    shape, target = (40, 40, 40), (50, 50, 50)
+    write = Box((20, 20, 20), (30, 30, 30))
+    with pytest.raises(ValueError, match="needs"):
+        resample_block(np.zeros((8, 8, 8), np.float32), Box((16,) * 3, (24,) * 3), shape, target, write)
