@@ -64,7 +64,7 @@ def run(
     job = _job(out, load_config(preset, config, set_ or ()), restart)
     sources = job.discover(source)
     _say_sources(len(sources.cases), sources.skipped)
-    with _engine(cluster, workers, scheduler) as engine:
+    with _engine(out, cluster, workers, scheduler) as engine:
         report = job.run(sources, engine)
     _finish(report, out)
 
@@ -85,7 +85,7 @@ def ingest(
     job = _job(out, load_config(preset, config, set_ or ()), restart)
     sources = job.discover(source)
     _say_sources(len(sources.cases), sources.skipped)
-    with _engine(cluster, workers, scheduler) as engine:
+    with _engine(out, cluster, workers, scheduler) as engine:
         job.ingest(sources, engine)
     _finish(job.report([c.case for c in sources.cases]), out)
 
@@ -99,7 +99,7 @@ def fingerprint(
 
     job = _job(out, Config(), restart=False)
     job.check_raw()
-    with _engine(cluster, workers, scheduler) as engine:
+    with _engine(out, cluster, workers, scheduler) as engine:
         made = job.fingerprint(engine)
     Console().print(fingerprint_table(made))
 
@@ -131,7 +131,7 @@ def preprocess(
 
     made = Plan.load(out)
     job = _job(out, made.settings, restart=False)
-    with _engine(cluster, workers, scheduler) as engine:
+    with _engine(out, cluster, workers, scheduler) as engine:
         job.preprocess(made, engine)
     _finish(job.report(sorted({case for c in made.configurations.values() for case in c.cases})), out)
 
@@ -203,14 +203,14 @@ def _job(out: Path, config: Config, restart: bool) -> Job:
 
 
 @contextmanager
-def _engine(cluster: str, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+def _engine(out: Path, cluster: str, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
     """Where to run; Ctrl-C closes it in order."""
     from voxelmill.cluster import connect
     from voxelmill.graph import Engine
-    from voxelmill.progress import Reporter
+    from voxelmill.progress import Reporter, log_to
 
     try:
-        with connect(cluster, workers, scheduler) as client:
+        with log_to(out / "logs"), connect(cluster, workers, scheduler) as client:
             yield Engine(client, Reporter(console))
     except KeyboardInterrupt:
         raise _StoppedError from None

@@ -134,7 +134,8 @@ class Geometry:
     def world(self, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """World positions (z, y, x, millimetres) of voxel indices, shape (..., 3)."""
         step = np.asarray(self.direction) * np.asarray(self.spacing)
-        return np.asarray(index, float) @ step.T + np.asarray(self.origin)
+        positions: npt.NDArray[np.float64] = np.asarray(index, float) @ step.T + np.asarray(self.origin)
+        return positions
 
     def crop(self, box: Box) -> Geometry:
         """The grid of ``array[box]``."""
@@ -185,4 +186,5 @@ def _three(values: Any) -> Any:
 
 
 def _rows(matrix: npt.NDArray[np.float64]) -> Matrix:
-    return _three(_three(float(v) for v in row) for row in matrix)
+    z, y, x = (_three(float(v) for v in row) for row in matrix)
+    return z, y, x

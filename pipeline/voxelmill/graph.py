@@ -111,14 +111,14 @@ class Engine:
 
     def run(self, stage: str, tasks: Iterable[Task], total: int, kept: int = 0) -> list[Outcome]:
         """Run `total` tasks; `kept` more were found done. Values are numbers of voxels."""
-        outcomes = []
+        outcomes: dict[str, Outcome] = {}  # a preparation that failed comes once for each of its shards
         with self.reporter.stage(stage, total, kept) as progress:
             for outcome in execute(tasks, self.client):
                 progress.advance(outcome.value or 0)
-                if outcome.cause is not None:
+                if outcome.cause is not None and outcome.name not in outcomes:
                     progress.failed(outcome.case, outcome.cause, outcome.details)
-                outcomes.append(outcome)
-        return outcomes
+                outcomes[outcome.name] = outcome
+        return list(outcomes.values())
 
     def one(self, stage: str, root: Task) -> Any:
         """Run one graph whole and return the value of its last task.
@@ -157,10 +157,10 @@ def _execute_on(client: Client, tasks: Iterator[Task]) -> Iterator[Outcome]:
     threads = max(1, sum(client.nthreads().values()))
     running: dict[str, Task] = {}
 
-    def submit(count: int) -> list[Future]:
+    def submit(count: int) -> list[Future[Outcome]]:
         batch = list(islice(tasks, count))
         running.update((t.name, t) for t in batch)
-        futures: list[Future] = client.compute([t.node for t in batch])
+        futures: list[Future[Outcome]] = client.compute([t.node for t in batch])
         return futures
 
     completed = as_completed(submit(threads * WINDOW_PER_THREAD), raise_errors=False)
@@ -170,7 +170,7 @@ def _execute_on(client: Client, tasks: Iterator[Task]) -> Iterator[Outcome]:
             completed.add(new)
 
 
-def _outcome_of(future: Future, of: Task) -> Outcome:
+def _outcome_of(future: Future[Outcome], of: Task) -> Outcome:
     """The task's own outcome, or the cause why there is none."""
     if future.status == "finished":
         outcome: Outcome = future.result()
@@ -200,6 +200,11 @@ def _attempt(
         cause = str(error)
     except MemoryError as error:
         cause = f"out of memory ({error}). Run with fewer workers, or on a machine with more memory."
+    except OSError as error:
+        cause = (
+            f"{error.strerror or type(error).__name__}. Check that OUT and SOURCE can be used and run again."
+        )
+        details = traceback.format_exc()
     except Exception as error:
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
         details = traceback.format_exc()

@@ -24,8 +24,8 @@ from voxelmill.graph import Engine, Outcome, task
 from voxelmill.kernels.facts import ChannelFacts, Facts, nonzero_box
 from voxelmill.kernels.histogram import BINS, class_counts
 from voxelmill.kernels.keys import rescale
-from voxelmill.readers import open_volume
 from voxelmill.layout import raw_layout
+from voxelmill.readers import open_volume
 from voxelmill.sources import CaseSource, Sources
 from voxelmill.volume import Slab, Volume
 
@@ -93,7 +93,7 @@ def _check_channels(volumes: Sequence[Volume], dataset: DatasetRecord) -> None:
     found, names = sum(v.channels for v in volumes), dataset.channel_names
     if names is not None and found != len(names):
         raise FormatError(
-            f"found {found} channels, expected {len(names)} ({', '.join(names)}). Mend the files or the names."
+            f"found {found} channels, expected {len(names)} ({', '.join(names)}). Mend the files or names."
         )
 
 
@@ -222,8 +222,8 @@ def _finite_slabs(volume: Volume, depth: int, config: Config) -> Iterator[Slab]:
         if data.dtype.kind == "f" and not (finite := np.isfinite(data)).all():
             if config.nonfinite == "fail":
                 raise ValueRuleError(
-                    f"{int(data.size - finite.sum())} voxels from slice {slab.z} on are NaN or infinite; finite "
-                    "values are needed. Mend the file, or accept them as zero: --set nonfinite=zero."
+                    f"{int(data.size - finite.sum())} voxels from slice {slab.z} on are NaN or infinite; "
+                    "finite values are needed. Mend the file, or accept them as zero: --set nonfinite=zero."
                 )
             data = np.where(finite, data, data.dtype.type(0))
         yield Slab(slab.channel, slab.z, data.astype(_stored_dtype(volume), copy=False))

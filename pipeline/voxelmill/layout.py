@@ -62,7 +62,7 @@ def chunk_shape(target: Triple, median: npt.ArrayLike, name: Configuration = "fu
 def _grid_side(voxels: float) -> int:
     if voxels >= 0.75 * GRID:
         return GRID * max(1, round(voxels / GRID))
-    return 1 << max(0, round(np.log2(max(1.0, voxels))))
+    return 1 << round(math.log2(max(1.0, voxels)))
 
 
 def shard_shape(shape: Shape, chunk: Shape, voxel_bytes: int, limit: int) -> Shape:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,8 @@ def run(
     settings = config if isinstance(config, Config) else make_config(dict(config or {}))
     job = Job(Path(out), settings)
     sources = job.discover(Path(source))
-    if client is not None:
-        return job.run(sources, Engine(client, Reporter()))
-    with connect() as own:
-        return job.run(sources, Engine(own, Reporter()))
+    with log_to(job.out / "logs"), nullcontext(client) if client is not None else connect() as on:
+        return job.run(sources, Engine(on, Reporter()))
 
 
 @dataclass
@@ -98,12 +96,11 @@ class Job:
 
     def run(self, sources: Sources, engine: Engine) -> Report:
         """All stages."""
-        with log_to(self.out / "logs"):
-            self.ingest(sources, engine)
-            if len(self.failed()) < len(sources.cases):
-                fingerprint = self.fingerprint(engine)
-                self.preprocess(self.plan(fingerprint), engine)
-            return self.report([c.case for c in sources.cases])
+        self.ingest(sources, engine)
+        if len(self.failed()) < len(sources.cases):
+            fingerprint = self.fingerprint(engine)
+            self.preprocess(self.plan(fingerprint), engine)
+        return self.report([c.case for c in sources.cases])
 
     def ingest(self, sources: Sources, engine: Engine) -> None:
         """Source files into the raw store."""

@@ -19,15 +19,16 @@ import numpy.typing as npt
 from voxelmill import store
 from voxelmill.cases import RawCase
 from voxelmill.config import Config, Configuration
+from voxelmill.fingerprint import Intensity
 from voxelmill.geometry import Box, Geometry, Shape
 from voxelmill.graph import Engine, Outcome, Task, task
 from voxelmill.kernels import normalize
 from voxelmill.kernels.axis import read_box
-from voxelmill.kernels.facts import Facts
+from voxelmill.kernels.facts import value_range
 from voxelmill.kernels.labels import resample_labels_block
 from voxelmill.kernels.normalize import Normalization
 from voxelmill.kernels.resample import resample_block
-from voxelmill.plan import CasePlan, Intensity, Plan
+from voxelmill.plan import CasePlan, Plan
 
 Array = npt.NDArray[Any]
 
@@ -170,7 +171,7 @@ def prepare_case(job: Job) -> None:
         (plan.channels, *plan.shard),
         layout,
     )
-    if job.has_label:
+    if job.label_dtype is not None and job.has_label:
         store.create_array(
             job.root, f"{job.path}/label", plan.shape, job.label_dtype, plan.chunk, plan.shard, layout
         )
@@ -251,7 +252,7 @@ def normalization(job: Job, channel: int) -> Normalization:
         return normalize.zscore(voxels, facts.total, facts.squares)
     if scheme == "NoNormalization":
         return Normalization()
-    low, high = (float(v) for v in _raw_range(facts, job.crop_box))
+    low, high = (float(v) for v in value_range(facts, job.crop_box))
     return (normalize.rgb_to_01 if scheme.startswith("RGB") else normalize.rescale_to_01)(low, high)
 
 
@@ -262,22 +263,10 @@ def clip_range(job: Job, channel: int, scheme: Normalization) -> tuple[Array, Ar
     a voxel is zero, as it is outside the mask, where nothing is normalised.
     """
     facts, crop, axis = job.raw.facts[channel], job.crop_box, job.plan.separate_axis
-    along = 0 if axis is None else axis
-    voxels = np.full(crop.shape[along], crop.size // crop.shape[along])
-    inside = job.raw.mask_counts()[along] if job.use_mask_for_norm[channel] else voxels
-    low, high = _slice_range(facts, crop, along, inside)
-    low, high = scheme.apply_range(low, high, outside=inside < voxels)
-    return (low, high) if axis is not None else (low.min(), high.max())
-
-
-def _slice_range(facts: Facts, crop: Box, axis: int, voxels: Array) -> tuple[Array, Array]:
-    """Raw range of each slice along an axis, of which `voxels` count."""
-    slices = crop.slices[axis]
-    zero = facts.nonzero[axis][slices] < voxels
-    low, high = facts.low[axis][slices], facts.high[axis][slices]
-    return np.where(zero, np.minimum(low, 0), low), np.where(zero, np.maximum(high, 0), high)
-
-
-def _raw_range(facts: Facts, crop: Box) -> tuple[Array, Array]:
-    low, high = _slice_range(facts, crop, 0, np.full(crop.shape[0], crop.size // crop.shape[0]))
-    return low.min(), high.max()
+    if not job.use_mask_for_norm[channel]:
+        return scheme.apply_range(*value_range(facts, crop, axis))
+    inside = job.raw.mask_counts()[axis or 0]
+    area = crop.size // crop.shape[axis or 0]
+    if axis is None:
+        inside, area = inside.sum(), crop.size
+    return scheme.apply_range(*value_range(facts, crop, axis, inside), outside=inside < area)

@@ -1,4 +1,4 @@
-"""Showing how far a stage is: a live bar on a terminal, plain log lines elsewhere, tracebacks in the log file.
+"""Showing how far a stage is: a live bar on a terminal, plain lines elsewhere, tracebacks in the log file.
 
 In: counts of tasks and voxels, as they finish. Out: what a person reads while waiting. Knows no stage.
 """

@@ -35,9 +35,9 @@ def check_sources(out: Path, sources: Sources, dataset: DatasetRecord, restart: 
     if attributes is None:
         return
     present = store.list_groups(root)
-    before = DatasetRecord.model_validate(attributes)
-    if before != dataset and present:
-        stale, change = present, _difference(before.model_dump(), dataset.model_dump())
+    before, now = _facts_depend_on(DatasetRecord.model_validate(attributes)), _facts_depend_on(dataset)
+    if before != now:
+        stale, change = present, _difference(before, now)
     else:
         stale = _changed_cases(out, sources, present)
         change = f"case {stale[0]} has other files or contents now, or is gone" if stale else ""
@@ -85,6 +85,10 @@ def check_plan(out: Path, plan: Plan, restart: bool) -> None:
         )
     for configuration, case in stale:
         store.remove_group(out / store.TRAINING, f"{configuration}/{case}")
+
+
+def _facts_depend_on(dataset: DatasetRecord) -> dict[str, Any]:
+    return {**dataset.settings, "ignore_label": dataset.ignore_label}
 
 
 def _token(out: Path, configuration: str, case: str) -> str | None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +97,9 @@ def summarise(out: Path, case: str, masked: bool) -> Summary:
     raw = RawCase(out, case)
     record, facts = raw.record, raw.facts
     zeros = _zeros_in_mask(raw, masked)
-    contributions = [_contribution(f, n) if masked or record.label else None for f, n in zip(facts, zeros)]
+    contributions = [
+        _contribution(f, n) if masked or record.label else None for f, n in zip(facts, zeros, strict=True)
+    ]
     coarse = np.zeros((record.channels, BINS))
     for channel, contribution in enumerate(contributions):
         if contribution is not None:
@@ -156,9 +160,9 @@ def _coarse_counts(raw: RawCase, channel: int, zeros: int) -> Weights:
     facts, dtype = raw.facts[channel], raw.record.dtypes[channel]
     if is_narrow(dtype):
         keys, counts = _narrow_keys(raw, channel)
-        coarse = np.bincount(keys >> 16, counts, BINS)
+        coarse = _count(keys >> 16, counts)
     else:
-        coarse = facts.histogram.astype(float)
+        coarse = facts.histogram.astype(np.float64)
     coarse[ZERO_KEY >> 16] += zeros
     return coarse
 
@@ -174,9 +178,14 @@ def _narrow_keys(raw: RawCase, channel: int) -> tuple[npt.NDArray[np.uint32], np
     return keys_of(values), counts
 
 
+def _count(bins: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> Weights:
+    """Sum of `counts` in each of `BINS` bins."""
+    return np.bincount(bins, counts, BINS).astype(np.float64)
+
+
 def merge(summaries: Sequence[Summary]) -> Summary:
     """Add contributions, in order."""
-    for a, b in zip(summaries, summaries[1:], strict=False):
+    for a, b in pairwise(summaries):
         if len(a.coarse) != len(b.coarse):
             raise PlanError(
                 f"case {next(iter(b.cases))} has {len(b.coarse)} channels, case {next(iter(a.cases))} has "
@@ -184,8 +193,8 @@ def merge(summaries: Sequence[Summary]) -> Summary:
             )
     return Summary(
         {case: facts for s in summaries for case, facts in s.cases.items()},
-        sum(s.coarse for s in summaries),
-        [sum((s.moments[c] for s in summaries), []) for c in range(len(summaries[0].coarse))],
+        np.sum([s.coarse for s in summaries], axis=0),
+        [list(chain(*of_channel)) for of_channel in zip(*(s.moments for s in summaries), strict=True)],
         np.min([s.low for s in summaries], axis=0),
         np.max([s.high for s in summaries], axis=0),
     )
@@ -213,8 +222,8 @@ def refine_case(
 def _fine_counts(raw: RawCase, channel: int, wanted: list[int], ignore_label: int | None) -> Weights:
     if is_narrow(raw.record.dtypes[channel]):
         keys, counts = _narrow_keys(raw, channel)
-        table = [np.bincount(keys[keys >> 16 == b] & 0xFFFF, counts[keys >> 16 == b], BINS) for b in wanted]
-        return np.array(table).reshape(len(wanted), BINS)
+        table = [_count(keys[keys >> 16 == b] & 0xFFFF, counts[keys >> 16 == b]) for b in wanted]
+        return np.array(table, np.float64).reshape(len(wanted), BINS)
     fine = np.zeros((len(wanted), BINS))
     for box in raw.slabs():
         foreground = raw.foreground(box, ignore_label)
@@ -223,7 +232,7 @@ def _fine_counts(raw: RawCase, channel: int, wanted: list[int], ignore_label: in
 
 
 def _add_all(parts: Sequence[list[Weights]]) -> list[Weights]:
-    return [sum(channel) for channel in zip(*parts, strict=True)]  # type: ignore[misc]
+    return [np.sum(of_channel, axis=0) for of_channel in zip(*parts, strict=True)]
 
 
 def _position(cumulated: Weights, fraction: float) -> int:

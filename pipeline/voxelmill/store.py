@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import google_crc32c
 import numpy as np
@@ -35,7 +35,7 @@ ATTRIBUTES = "voxelmill"
 """Key of this project's entry in a group's attributes."""
 
 
-class DurableStore(LocalStore):  # type: ignore[misc]
+class DurableStore(LocalStore):
     """A local store whose objects are on disk before they get their name.
 
     Zarr's own store renames without a sync: after a power cut, a name may stand for an empty file.
@@ -97,8 +97,7 @@ def read_attributes(root: Path, path: str) -> dict[str, Any] | None:
     if not (root / path / "zarr.json").exists():
         return None
     node = zarr.open(LocalStore(root, read_only=True), path=path, mode="r")
-    attributes: dict[str, Any] | None = node.attrs.get(ATTRIBUTES)
-    return attributes
+    return cast("dict[str, Any] | None", node.attrs.get(ATTRIBUTES))
 
 
 def list_groups(root: Path, path: str = "") -> list[str]:
@@ -184,15 +183,16 @@ def open_array(root: Path, path: str, mode: str = "r") -> zarr.Array[Any]:
 
 def read_box(array: zarr.Array[Any], channel: int | None, box: Box) -> npt.NDArray[Any]:
     """A (z, y, x) box of one channel, or of an array without channels."""
-    selection = box.slices if channel is None else (channel, *box.slices)
+    selection: Any = box.slices if channel is None else (channel, *box.slices)
     with _config():
         return np.asarray(array[selection])
 
 
 def write_box(array: zarr.Array[Any], box: Box, values: npt.NDArray[Any]) -> None:
     """Write `values` to the last three axes' `box`, all channels; the box is made of whole shards."""
+    selection: Any = (..., *box.slices)
     with _config():
-        array[(..., *box.slices)] = values
+        array[selection] = values
 
 
 def write_slab(array: zarr.Array[Any], channel: int, z: int, data: npt.NDArray[Any]) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from voxelmill.fingerprint import Fingerprint
@@ -46,7 +45,7 @@ def _cases_table(name: str, of: ConfigurationPlan) -> Table:
     table = Table(
         title=f"{name}: to {target} mm (z, y, x), {', '.join(of.normalization)}", title_justify="left"
     )
-    headings = ("case", "shape", "crop", "spacing mm", "new shape", "separate axis", "shards", "MiB")
+    headings = ("case", "shape", "crop", "spacing mm", "new shape", "apart", "shards", "MiB")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "case" else "right")
     for case, row in list(of.cases.items())[:MANY]:
@@ -54,7 +53,7 @@ def _cases_table(name: str, of: ConfigurationPlan) -> Table:
             case,
             _shape(row.source_shape),
             _shape(b - a for a, b in row.crop_box),
-            " x ".join(f"{s:.4g}" for s in row.source_spacing),
+            "x".join(f"{s:.3g}" for s in row.source_spacing),
             _shape(row.shape),
             "-" if row.separate_axis is None else "zyx"[row.separate_axis],
             f"{row.shards} of {_shape(row.shard)}",
@@ -86,7 +85,7 @@ def _totals_table(plan: Plan, out: Path) -> Table:
 
 
 def _shape(values: Iterable[Any]) -> str:
-    return " x ".join(str(int(n)) for n in values)
+    return "x".join(str(int(n)) for n in values)
 
 
 def _size(count: float) -> str:

@@ -83,7 +83,8 @@ class Volume(ABC):
         for slab in self.slabs(depth=1):
             if box.start[0] <= slab.z < box.stop[0]:
                 channels = slice(slab.channel, slab.channel + slab.data.shape[0])
-                out[channels, slab.z - box.start[0]] = slab.data[:, 0, *box.slices[1:]]
+                rows, columns = box.slices[1:]
+                out[channels, slab.z - box.start[0]] = slab.data[:, 0, rows, columns]
         return out
 
     def __repr__(self) -> str:

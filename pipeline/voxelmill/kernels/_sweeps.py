@@ -24,34 +24,35 @@ Step = tuple[Any, Any]
 
 
 @_inline
-def _row(source: Any, first: int, weights: Any, row: Any) -> None:
-    """``row = weights @ source[first:]``: a sum of a few rows of voxels."""
-    n, taps = len(row), len(weights)
+def _row(source: Any, first: int, weights: Any, o: int, target: Any, r: int, n: int) -> None:
+    """``target[r, :n] = weights[o] @ source[first:, :n]``: 1, 2, or a multiple of 12 weighted rows."""
+    taps = weights.shape[1]
     if taps == 1:
-        row[:] = source[first][:n]
-        return
-    row[:] = 0
-    whole = taps - taps % 8
-    for t in range(0, whole, 8):
-        k = first + t
-        a, b, c, d = source[k], source[k + 1], source[k + 2], source[k + 3]
-        e, f, g, h = source[k + 4], source[k + 5], source[k + 6], source[k + 7]
-        p, q, r, s = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-        u, v, w, x = weights[t + 4], weights[t + 5], weights[t + 6], weights[t + 7]
         for j in range(n):
-            half = row[j] + p * a[j] + q * b[j] + r * c[j] + s * d[j]
-            row[j] = half + u * e[j] + v * f[j] + w * g[j] + x * h[j]
-    for t in range(whole, taps, 2):
-        a, b = source[first + t], source[first + t + 1]
-        p, q = weights[t], weights[t + 1]
+            target[r, j] = source[first, j]
+    elif taps == 2:
+        w0, w1 = weights[o, 0], weights[o, 1]
         for j in range(n):
-            row[j] = row[j] + p * a[j] + q * b[j]
+            target[r, j] = w0 * source[first, j] + w1 * source[first + 1, j]
+    else:
+        for j in range(n):
+            target[r, j] = 0
+        for t in range(0, taps, 12):
+            i = first + t
+            w0, w1, w2, w3 = weights[o, t], weights[o, t + 1], weights[o, t + 2], weights[o, t + 3]
+            w4, w5, w6, w7 = weights[o, t + 4], weights[o, t + 5], weights[o, t + 6], weights[o, t + 7]
+            w8, w9, wa, wb = weights[o, t + 8], weights[o, t + 9], weights[o, t + 10], weights[o, t + 11]
+            for j in range(n):
+                a = target[r, j] + w0 * source[i, j] + w1 * source[i + 1, j] + w2 * source[i + 2, j]
+                b = a + w3 * source[i + 3, j] + w4 * source[i + 4, j] + w5 * source[i + 5, j]
+                c = b + w6 * source[i + 6, j] + w7 * source[i + 7, j] + w8 * source[i + 8, j]
+                target[r, j] = c + w9 * source[i + 9, j] + wa * source[i + 10, j] + wb * source[i + 11, j]
 
 
 @_inline
 def _rows(source: Any, first: Any, weights: Any, target: Any) -> None:
     for o in range(len(first)):
-        _row(source, first[o], weights[o], target[o])
+        _row(source, first[o], weights, o, target, o, target.shape[1])
 
 
 @_inline
@@ -62,9 +63,8 @@ def _transpose(source: Any, target: Any) -> None:
         a, b, c, d = source[i], source[i + 1], source[i + 2], source[i + 3]
         e, f, g, h = source[i + 4], source[i + 5], source[i + 6], source[i + 7]
         for j in range(m):
-            t = target[j]
-            t[i], t[i + 1], t[i + 2], t[i + 3] = a[j], b[j], c[j], d[j]
-            t[i + 4], t[i + 5], t[i + 6], t[i + 7] = e[j], f[j], g[j], h[j]
+            target[j, i], target[j, i + 1], target[j, i + 2], target[j, i + 3] = a[j], b[j], c[j], d[j]
+            target[j, i + 4], target[j, i + 5], target[j, i + 6], target[j, i + 7] = e[j], f[j], g[j], h[j]
     for i in range(n - n % 8, n):
         for j in range(m):
             target[j, i] = source[i, j]
@@ -91,7 +91,7 @@ def columns(source, first, weights, before, after, low, high, target):  # type: 
     across = -(-width // parts)
     down = max(1, _STRIP // across)
     buffer = np.zeros((max(n, weights.shape[1]), across * down), source.dtype)
-    line = np.empty(across * down, source.dtype)
+    line = np.empty((1, across * down), source.dtype)
     for y0 in range(0, height, down):
         tall = min(down, height - y0)
         for x0 in range(0, width, across):
@@ -100,9 +100,9 @@ def columns(source, first, weights, before, after, low, high, target):  # type: 
                 for y in range(tall):
                     _load(source[i, y0 + y, x0 : x0 + wide], before[0], buffer[i, y * wide : (y + 1) * wide])
             for o in range(len(first)):
-                _row(buffer, first[o], weights[o], line[: tall * wide])
+                _row(buffer, first[o], weights, o, line, 0, tall * wide)
                 for y in range(tall):
-                    part = line[y * wide : (y + 1) * wide]
+                    part = line[0, y * wide : (y + 1) * wide]
                     _finish(part, after[0], low[0], high[0], target[o, y0 + y, x0 : x0 + wide])
 
 
@@ -118,7 +118,7 @@ def planes(  # type: ignore[no-untyped-def]
     turned = np.zeros((max(width, x_weights.shape[1]), between), source.dtype)
     summed = np.empty((cols, between), source.dtype)
     back = np.zeros((max(between, y_weights.shape[1]), cols), source.dtype)
-    line = np.empty(cols, source.dtype)
+    line = np.empty((1, cols), source.dtype)
     for i in range(n):
         for y in range(height):
             _load(source[i, y], before[0], plane[y])
@@ -133,8 +133,8 @@ def planes(  # type: ignore[no-untyped-def]
             if y_leads:
                 _finish(back[o], after[0], low[i], high[i], target[i, o])
             else:
-                _row(back, y_first[o], y_weights[o], line)
-                _finish(line, after[0], low[i], high[i], target[i, o])
+                _row(back, y_first[o], y_weights, o, line, 0, cols)
+                _finish(line[0], after[0], low[i], high[i], target[i, o])
 
 
 @cache

@@ -33,7 +33,7 @@ Index = npt.NDArray[np.int64]
 POLE = {2: 8**0.5 - 3, 3: 3**0.5 - 2}
 GAIN = {2: 2**0.5, 3: 3**0.5}
 TAIL = {2: 4.3, 3: 1.35}
-HALF = {4: {2: 10, 3: 12}, 8: {2: 18, 3: 24}}
+HALF = {4: {2: 12, 3: 12}, 8: {2: 18, 3: 24}}
 """Taps on each side of a sample, by bytes of a voxel and order."""
 
 
@@ -145,7 +145,7 @@ def _fold(at: Index, weights: Float, gauss: Float, n: int, dtype: np.dtype[Any])
     rows, radius = np.arange(len(at))[:, None], len(gauss) // 2
     taps = weights.shape[1] + 2 * radius
     if taps > 2:
-        taps += -taps % 4  # kernels take four taps at a time
+        taps += -taps % 12  # the compiled kernel takes twelve at a time
     first = np.clip(at - radius, 0, max(n - taps, 0))
     folded = np.zeros((len(at), taps))
     inside = np.clip(at[:, None] + np.arange(weights.shape[1]), 0, n - 1)

@@ -1,0 +1,209 @@
+"""The whole pipeline once more, whole volumes at a time, in plain NumPy and SciPy.
+
+Written from the rules, slowly and obviously; the tests compare what voxelmill wrote with this, array by
+array. Nothing here imports voxelmill.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+
+@dataclass
+class ReferenceCase:
+    """Rescaled channels (c, z, y, x) float32, label (z, y, x) or None, spacing z, y, x."""
+
+    image: np.ndarray
+    label: np.ndarray | None
+    spacing: tuple[float, float, float]
+
+
+@dataclass
+class ReferenceResult:
+    image: np.ndarray
+    label: np.ndarray | None
+    crop_box: list[list[int]]
+    target: tuple[float, float, float]
+
+
+def crop(image):
+    """Filled mask of the whole image, and its box."""
+    mask = np.zeros(image.shape[1:], bool)
+    for channel in image:
+        mask |= channel != 0
+    mask = ndimage.binary_fill_holes(mask)
+    if not mask.any():
+        mask_box = [[0, n] for n in mask.shape]
+    else:
+        where = np.argwhere(mask)
+        mask_box = [[int(a), int(b) + 1] for a, b in zip(where.min(0), where.max(0), strict=True)]
+    return mask, mask_box
+
+
+def slices_of(box):
+    return tuple(slice(a, b) for a, b in box)
+
+
+def target_spacing(spacings, shapes):
+    spacings, shapes = np.array(spacings), np.array(shapes)
+    target, size = np.percentile(spacings, 50, 0), np.percentile(shapes, 50, 0)
+    worst = np.argmax(target)
+    others = [i for i in range(3) if i != worst]
+    if target[worst] > 3 * max(target[others]) and size[worst] * 3 < min(size[others]):
+        value = np.percentile(spacings[:, worst], 10)
+        if value < max(target[others]):
+            value = max(max(target[others]), value) + 1e-5
+        target[worst] = value
+    return target
+
+
+def new_shape(shape, spacing, target):
+    return tuple(int(round(s / t * n)) for n, s, t in zip(shape, spacing, target, strict=True))
+
+
+def separate_axis(current, target):
+    for spacing in (np.array(current), np.array(target)):
+        if spacing.max() / spacing.min() > 3:
+            axes = np.flatnonzero(spacing == spacing.max())
+            return int(axes[0]) if len(axes) == 1 else None
+    return None
+
+
+def foreground_statistics(cases, channel, ignore_label=None):
+    """Mean, std, min, max and weighted percentiles, every case with the same total weight."""
+    values, weights, means, squares = [], [], [], []
+    has_label = any(case.label is not None for case in cases)
+    for case in cases:
+        if has_label:
+            if case.label is None:
+                continue
+            inside = case.label > 0
+            if ignore_label is not None:
+                inside &= case.label != ignore_label
+        else:
+            inside = crop(case.image)[0]
+        found = case.image[channel][inside].astype(np.float64)
+        if found.size:
+            values.append(found)
+            weights.append(np.full(found.size, 1 / found.size))
+            means.append(found.mean())
+            squares.append((found**2).mean())
+    if not values:
+        return None
+    joined, weight = np.concatenate(values), np.concatenate(weights)
+    low, median, high = np.percentile(joined, (0.5, 50, 99.5), weights=weight, method="inverted_cdf")
+    mean = np.mean(means)
+    return {
+        "mean": mean,
+        "std": np.sqrt(np.mean(squares) - mean**2),
+        "min": joined.min(),
+        "max": joined.max(),
+        "percentile_00_5": low,
+        "median": median,
+        "percentile_99_5": high,
+    }
+
+
+def normalise(channel, scheme, stats, mask):
+    """One cropped channel, float64 in and out."""
+    scheme = scheme.casefold()
+    if scheme == "ct":
+        clipped = np.clip(channel, stats["percentile_00_5"], stats["percentile_99_5"])
+        return (clipped - stats["mean"]) / max(stats["std"], 1e-8)
+    if scheme == "nonorm":
+        return channel
+    if scheme == "rescale_to_0_1":
+        return (channel - channel.min()) / max(channel.max() - channel.min(), 1e-8)
+    if scheme == "rgb_to_0_1":
+        return channel / 255
+    out = channel.copy()
+    inside = np.ones(channel.shape, bool) if mask is None else mask
+    out[inside] = (channel[inside] - channel[inside].mean()) / max(channel[inside].std(), 1e-8)
+    return out
+
+
+def zoom(array, shape, order):
+    factors = [m / n for n, m in zip(array.shape, shape, strict=True)]
+    return ndimage.zoom(array, factors, order=order, mode="nearest", grid_mode=True)
+
+
+def resize(array, shape, order):
+    """skimage.transform.resize(mode="edge", anti_aliasing=False), clip included."""
+    return np.clip(zoom(array, shape, order), array.min(), array.max())
+
+
+def nearest_index(n_in, n_out):
+    centre = (n_in / n_out) * (np.arange(n_out) + 0.5) - 0.5
+    return np.clip(np.floor(centre + 0.5), 0, n_in - 1).astype(int)
+
+
+def by_slices(resize_one, array, shape, axis):
+    """Each slice in its plane, then the nearest slice."""
+    if axis is None:
+        return array if array.shape == tuple(shape) else resize_one(array, shape)
+    moved = np.moveaxis(array, axis, 0)
+    plane = [n for i, n in enumerate(shape) if i != axis]
+    same = moved.shape[1:] == tuple(plane)
+    done = moved if same else np.stack([resize_one(s, plane) for s in moved])
+    return np.moveaxis(done[nearest_index(len(moved), shape[axis])], 0, axis)
+
+
+def resize_label(label, shape):
+    """Argmax of interpolated one-hots; ties to the nearest label if it is tied, else to the lowest."""
+    values = np.unique(label)
+    scores = np.stack([np.clip(zoom((label == v).astype(float), shape, 1), 0, 1) for v in values])
+    best = values[np.argmax(scores, 0)]
+    nearest = nearest_label(label, shape)
+    tied = np.take_along_axis(scores, np.searchsorted(values, nearest)[None], 0)[0] == scores.max(0)
+    return np.where(tied, nearest, best)
+
+
+def nearest_label(label, shape):
+    index = [nearest_index(n, m) for n, m in zip(label.shape, shape, strict=True)]
+    return label[np.ix_(*index)]
+
+
+def run(cases, schemes, *, labels="nearest", outside_label=0, order=3, ignore_label=None, target=None):
+    """All cases through all rules.
+
+    Parameters
+    ----------
+    cases : dict of ReferenceCase
+    schemes : channel names
+
+    Returns
+    -------
+    results : dict of ReferenceResult
+    statistics : one dictionary a channel
+    """
+    crops = {name: crop(case.image) for name, case in cases.items()}
+    shapes = {name: [b - a for a, b in box] for name, (_, box) in crops.items()}
+    if target is None:
+        target = target_spacing([c.spacing for c in cases.values()], list(shapes.values()))
+    relative = np.median([np.prod(shapes[n]) / np.prod(c.image.shape[1:]) for n, c in cases.items()])
+    statistics = [
+        foreground_statistics(list(cases.values()), c, ignore_label) for c in range(len(schemes))
+    ]
+    results = {}
+    for name, case in cases.items():
+        mask, box = crops[name]
+        inside, part = mask[slices_of(box)], slices_of(box)
+        shape = new_shape(shapes[name], case.spacing, target)
+        axis = separate_axis(case.spacing, target)
+        channels = []
+        for c, scheme in enumerate(schemes):
+            known = scheme.casefold() in ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")
+            masked = relative < 0.75 and not known
+            values = case.image[c][part].astype(np.float64)
+            values = normalise(values, scheme, statistics[c], inside if masked else None)
+            channels.append(by_slices(lambda a, s: resize(a, s, order), values, shape, axis))
+        label = None
+        if case.label is not None:
+            label = case.label[part].astype(np.int64)
+            if outside_label:
+                label[(label == 0) & ~inside] = outside_label
+            method = resize_label if labels == "linear" else nearest_label
+            label = by_slices(method, label, shape, axis)
+        results[name] = ReferenceResult(np.stack(channels), label, box, tuple(target))
+    return results, statistics
