@@ -25,3 +25,10 @@ def get_array_module(array: Array) -> ModuleType:
 def asnumpy(array: Array) -> np.ndarray[Any, Any]:
     """The array in host memory; a NumPy array is returned as it is."""
     return np.asarray(array) if get_array_module(array) is np else array.get()
+
+
+def fill_holes_gpu(mask: Array) -> Array:
+    """CuPy's ``binary_fill_holes`` of a CuPy array."""
+    from cupyx.scipy import ndimage
+
+    return ndimage.binary_fill_holes(mask != 0)

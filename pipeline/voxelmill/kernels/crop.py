@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxelmill.geometry import Box
-from voxelmill.kernels.backend import asnumpy, get_array_module
+from voxelmill.kernels.backend import asnumpy, fill_holes_gpu, get_array_module
 from voxelmill.kernels.compiled import compiled
 
 Array = npt.NDArray[Any]
@@ -97,7 +97,7 @@ def fill_holes(mask: Array) -> Mask:
     if not 1 <= mask.ndim <= 3:
         raise ValueError(f"mask has shape {mask.shape}; 1 to 3 dimensions are needed")
     if get_array_module(mask) is not np:
-        return cast(Mask, _fill_holes_gpu(mask))
+        return cast(Mask, fill_holes_gpu(mask))
     filled = np.array(mask, np.bool_, order="C")
     if mask.size == 0 or filled.all():
         return filled
@@ -129,12 +129,6 @@ def _extent(hits: npt.ArrayLike) -> tuple[int, int]:
     """First and last + 1 of the hits; all where there are none."""
     found = np.flatnonzero(hits)
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, len(np.asarray(hits)))
-
-
-def _fill_holes_gpu(mask: Any) -> Any:
-    from cupyx.scipy import ndimage  # type: ignore[import-not-found]
-
-    return ndimage.binary_fill_holes(mask != 0)
 
 
 @compiled
