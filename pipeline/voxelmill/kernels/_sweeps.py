@@ -13,11 +13,12 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 _FUSED = {"contract"}  # a * b + c is rounded once; sums are never reordered
 _inline = numba.njit(fastmath=_FUSED, nogil=True)
 _STRIP = 1024  # voxels of a row of the column buffer
-SLAB = 1 << 23  # voxels between the two sweeps
+SLAB = 1 << 22  # voxels between the two sweeps
 
 Step = tuple[Any, Any]
 """First input voxel (rows,) and weights (rows, taps) of each output row of one axis."""
@@ -84,44 +85,47 @@ def _finish(row: Any, shift: Any, low: Any, high: Any, target: Any) -> None:
         target[j] = min(max(row[j] + shift, low), high)
 
 
-def columns(source, first, weights, before, after, low, high, target):  # type: ignore[no-untyped-def]
+def columns(source, size, first, weights, before, after, low, high, target, grid):  # type: ignore[no-untyped-def]
     """Along axis 0, strip by strip: each strip is copied so that its column lies close together."""
-    n, height, width = source.shape
+    n, height, width, plane, pitch = size
     parts = -(-width // _STRIP)
     across = -(-width // parts)
     down = max(1, _STRIP // across)
-    buffer = np.zeros((max(n, weights.shape[1]), across * down), source.dtype)
-    line = np.empty((1, across * down), source.dtype)
+    buffer = np.zeros((max(n, weights.shape[1]), across * down), target.dtype)
+    line = np.empty((1, across * down), target.dtype)
     for y0 in range(0, height, down):
         tall = min(down, height - y0)
         for x0 in range(0, width, across):
             wide = min(across, width - x0)
             for i in range(n):
                 for y in range(tall):
-                    _load(source[i, y0 + y, x0 : x0 + wide], before[0], buffer[i, y * wide : (y + 1) * wide])
+                    at = i * plane + (y0 + y) * pitch + x0
+                    _load(source[at : at + wide], before[0], buffer[i, y * wide : (y + 1) * wide])
             for o in range(len(first)):
                 _row(buffer, first[o], weights, o, line, 0, tall * wide)
                 for y in range(tall):
+                    at = o * grid[3] + (y0 + y) * grid[4] + x0
                     part = line[0, y * wide : (y + 1) * wide]
-                    _finish(part, after[0], low[0], high[0], target[o, y0 + y, x0 : x0 + wide])
+                    _finish(part, after[0], low[0], high[0], target[at : at + wide])
 
 
 def planes(  # type: ignore[no-untyped-def]
-    source, y_first, y_weights, x_first, x_weights, y_leads, before, after, low, high, target
+    source, size, y_first, y_weights, x_first, x_weights, y_leads, before, after, low, high, target, grid
 ):
     """Along axes 1 and 2, plane by plane; ``low[i]`` and ``high[i]`` clip plane ``i``."""
-    n, height, width = source.shape
+    n, height, width = size[:3]
     rows, cols = len(y_first), len(x_first)
     between = rows if y_leads else height
-    plane = np.zeros((max(height, y_weights.shape[1]), width), source.dtype)
-    led = np.empty((between, width), source.dtype)
-    turned = np.zeros((max(width, x_weights.shape[1]), between), source.dtype)
-    summed = np.empty((cols, between), source.dtype)
-    back = np.zeros((max(between, y_weights.shape[1]), cols), source.dtype)
-    line = np.empty((1, cols), source.dtype)
+    plane = np.zeros((max(height, y_weights.shape[1]), width), target.dtype)
+    led = np.empty((between, width), target.dtype)
+    turned = np.zeros((max(width, x_weights.shape[1]), between), target.dtype)
+    summed = np.empty((cols, between), target.dtype)
+    back = np.zeros((max(between, y_weights.shape[1]), cols), target.dtype)
+    line = np.empty((1, cols), target.dtype)
     for i in range(n):
         for y in range(height):
-            _load(source[i, y], before[0], plane[y])
+            at = i * size[3] + y * size[4]
+            _load(source[at : at + width], before[0], plane[y])
         if y_leads:
             _rows(plane, y_first, y_weights, led)
             _transpose(led, turned)
@@ -130,22 +134,37 @@ def planes(  # type: ignore[no-untyped-def]
         _rows(turned, x_first, x_weights, summed)
         _transpose(summed, back)
         for o in range(rows):
+            at = i * grid[3] + o * grid[4]
             if y_leads:
-                _finish(back[o], after[0], low[i], high[i], target[i, o])
+                _finish(back[o], after[0], low[i], high[i], target[at : at + cols])
             else:
                 _row(back, y_first[o], y_weights, o, line, 0, cols)
-                _finish(line[0], after[0], low[i], high[i], target[i, o])
+                _finish(line[0], after[0], low[i], high[i], target[at : at + cols])
 
 
 @cache
 def compiled(name: str, itemsize: int) -> Any:
-    """`columns` or `planes` for one float type, on arrays of any strides."""
+    """`columns` or `planes` for one float type."""
     real = numba.from_dtype(np.dtype(f"f{itemsize}"))
-    volume, matrix, row = real[:, :, :], real[:, ::1], real[::1]
-    step = (numba.int64[::1], matrix)
+    voxels, row, whole = numba.types.Array(real, 1, "C", readonly=True), real[::1], numba.int64
+    size = numba.types.UniTuple(whole, 5)
+    step = (whole[::1], real[:, ::1])
     steps = (*step, *step, numba.boolean) if name == "planes" else step
-    signature = numba.void(volume, *steps, row, row, row, row, volume)
+    signature = numba.void(voxels, size, *steps, row, row, row, row, row, size)
     return numba.njit(signature, fastmath=_FUSED, nogil=True, cache=True)(globals()[name])
+
+
+def _is_plain(volume: Any) -> bool:
+    """x is contiguous, and z and y ascend in memory by whole voxels."""
+    steps_well = all(step >= 0 and step % volume.itemsize == 0 for step in volume.strides[:2])
+    return steps_well and volume.strides[2] == volume.itemsize
+
+
+def _memory(volume: Any) -> tuple[Any, tuple[int, ...]]:
+    """The voxels as one stretch of memory; shape, plane stride and row stride. x must be contiguous."""
+    strides = [step // volume.itemsize for step in volume.strides[:2]]
+    length = volume.shape[2] + sum((n - 1) * step for n, step in zip(volume.shape, strides, strict=False))
+    return as_strided(volume, (length,), (volume.itemsize,)), (*volume.shape, *strides)
 
 
 def sweep(
@@ -160,9 +179,16 @@ def sweep(
 ) -> None:
     """Resample one volume: planes then columns, or columns then planes where axis 0 shrinks.
 
-    The volume between the two is held for a slab of the output only. `low` and `high` have one entry, or one
+    The volume between the two is held for a slab of the output only. A volume whose rows are not
+    contiguous (a separate axis x) is copied. `low` and `high` have one entry, or one
     for each plane of `volume` when axis 0 is `separate`.
     """
+    if not _is_plain(out):
+        whole = np.empty(out.shape, out.dtype)
+        sweep(volume, steps, factors, separate, low, high, middle, whole)
+        out[...] = whole
+        return
+    volume = volume if _is_plain(volume) else np.ascontiguousarray(volume)
     dtype = out.dtype
     plane_pass, column_pass = (compiled(name, dtype.itemsize) for name in ("planes", "columns"))
     z, y, x = steps
@@ -171,28 +197,34 @@ def sweep(
     free = np.full(max(len(volume), len(z[0])), np.inf, dtype)
     if factors[0] < 1 and not separate:
         low, high = np.full(len(out), low[0]), np.full(len(out), high[0])
-        for part, rows, span in _slabs(z, volume.shape[1] * volume.shape[2]):
-            between = np.empty((len(rows[0]), *volume.shape[1:]), dtype)
-            column_pass(volume[span], *rows, shift, none, -free, free, between)
-            plane_pass(between, *y, *x, y_leads, none, shift, low, high, out[part])
+        size = volume.shape[1] * volume.shape[2]
+        held = np.empty(_slab_rows(z, size) * size, dtype)
+        for part, rows, span in _slabs(z, size):
+            between = held[: len(rows[0]) * size].reshape(-1, *volume.shape[1:])
+            column_pass(*_memory(volume[span]), *rows, shift, none, -free, free, *_memory(between))
+            plane_pass(*_memory(between), *y, *x, y_leads, none, shift, low, high, *_memory(out[part]))
         return
     inner = (low - middle, high - middle) if separate else (-free, free)
     outer = (-free, free) if separate else (low, high)
-    for part, rows, span in _slabs(y, len(volume) * len(x[0])):
-        between = np.empty((len(volume), len(rows[0]), len(x[0])), dtype)
-        plane_pass(volume[:, span], *rows, *x, y_leads, shift, none, *inner, between)
-        column_pass(between, *z, none, shift, *outer, out[:, part])
+    size = len(volume) * len(x[0])
+    held = np.empty(_slab_rows(y, size) * size, dtype)
+    for part, rows, span in _slabs(y, size):
+        between = held[: len(rows[0]) * size].reshape(len(volume), -1, len(x[0]))
+        source = _memory(volume[:, span])
+        plane_pass(*source, *rows, *x, y_leads, shift, none, *inner, *_memory(between))
+        column_pass(*_memory(between), *z, none, shift, *outer, *_memory(out[:, part]))
+
+
+def _slab_rows(step: Step, voxels: int) -> int:
+    """Output rows of a slab whose volume between the sweeps has `voxels` a row."""
+    return min(len(step[0]), max(16, SLAB // voxels))
 
 
 def _slabs(step: Step, voxels: int) -> Iterator[tuple[slice, Step, slice]]:
     """Output rows, their step and the input rows they need, such that a slab's volume stays small."""
     first, weights = step
-    rows = max(16, SLAB // voxels)
+    rows = _slab_rows(step, voxels)
     for start in range(0, len(first), rows):
         part = slice(start, min(start + rows, len(first)))
-        begin = int(first[start])
-        yield (
-            part,
-            (first[part] - begin, weights[part]),
-            slice(begin, int(first[part][-1]) + weights.shape[1]),
-        )
+        begin, end = int(first[start]), int(first[part][-1]) + weights.shape[1]
+        yield part, (first[part] - begin, weights[part]), slice(begin, end)
