@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import dask
 from dask.system import CPU_COUNT
@@ -76,7 +80,7 @@ def connect(
 def _start_local(workers: int) -> Iterator[Client]:
     # Processes, not threads: a crash in a native library costs one worker, and Python code of one task
     # never waits for another's. Measured: 0.6 s more until the first task of two workers starts.
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _uninterrupted(), _without_main():
         warnings.filterwarnings("ignore", message="Port .* is already in use")
         local = LocalCluster(
             n_workers=workers,
@@ -87,10 +91,39 @@ def _start_local(workers: int) -> Iterator[Client]:
             worker_dashboard_address=None,
             memory_limit=0,
             silence_logs=logging.CRITICAL,
+            preload="voxelmill.worker",
         )
     with local, Client(local) as client:
         logger.info("dashboard: %s", client.dashboard_link)
         yield client
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C is ignored, also by processes that are started meanwhile until they decide otherwise."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that are started meanwhile do not import the program's main module.
+
+    Tasks need nothing from it, and a script that calls `voxelmill.run` at its top level would start
+    itself again in every worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager
