@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from voxelmill.errors import ConfigError
 
@@ -33,14 +33,14 @@ class Model(BaseModel):
 class DicomConfig(Model):
     """How a folder of DICOM files becomes a volume."""
 
-    series: str | None = None
+    series: str | None = Field(default=None, coerce_numbers_to_str=True)
     """SeriesInstanceUID, or number (from 1), where a folder holds several series."""
 
 
 class StoreConfig(Model):
     """Layout of the training store."""
 
-    chunk: tuple[int, int, int] | None = None
+    chunk: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     """Inner chunk (z, y, x) in voxels; by default about half a training patch a side."""
 
     shard_mib: int = Field(default=128, ge=1, le=4096)
