@@ -105,6 +105,7 @@ class Plan(Model):
         depends = {
             "version": self.version,
             "settings": self.settings.model_dump(mode="json", exclude={"configurations"}),
+            "channel_names": self.channel_names,
             "intensity": {k: v.model_dump(mode="json") for k, v in self.intensity.items()},
             "label_dtype": self.label_dtype,
             "normalization": of.normalization,

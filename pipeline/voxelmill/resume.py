@@ -47,7 +47,9 @@ def check_sources(out: Path, sources: Sources, dataset: DatasetRecord, restart: 
         raise SettingsChangedError(
             f"{len(stale)} of {len(present)} cases in OUT's raw store were made otherwise: {change}. {HOW_ON}"
         )
-    for case in stale:
+    for case in stale:  # what was made of it first: a case that is gone from the raw store is not asked again
+        for configuration in store.list_groups(out / store.TRAINING):
+            store.remove_group(out / store.TRAINING, f"{configuration}/{case}")
         store.remove_group(root, case)
 
 
