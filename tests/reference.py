@@ -59,7 +59,13 @@ def target_spacing(spacings, shapes):
 
 
 def new_shape(shape, spacing, target):
-    return tuple(int(round(s / t * n)) for n, s, t in zip(shape, spacing, target, strict=True))
+    return tuple(max(1, round(s / t * n)) for n, s, t in zip(shape, spacing, target, strict=True))
+
+
+def case_target(spacing, target, configuration):
+    """In 2d the axis of largest target spacing keeps the case's own."""
+    across = int(np.argmax(target)) if configuration == "2d" else None
+    return tuple(spacing[i] if i == across else target[i] for i in range(3))
 
 
 def separate_axis(current, target):
@@ -72,7 +78,7 @@ def separate_axis(current, target):
 
 def foreground_statistics(cases, channel, ignore_label=None):
     """Mean, std, min, max and weighted percentiles, every case with the same total weight."""
-    values, weights, means, squares = [], [], [], []
+    values, weights, means, variances = [], [], [], []
     has_label = any(case.label is not None for case in cases)
     for case in cases:
         if has_label:
@@ -88,21 +94,28 @@ def foreground_statistics(cases, channel, ignore_label=None):
             values.append(found)
             weights.append(np.full(found.size, 1 / found.size))
             means.append(found.mean())
-            squares.append((found**2).mean())
+            variances.append(found.var())
     if not values:
         return None
     joined, weight = np.concatenate(values), np.concatenate(weights)
-    low, median, high = np.percentile(joined, (0.5, 50, 99.5), weights=weight, method="inverted_cdf")
+    low, median, high = (weighted_percentile(joined, weight, p) for p in (0.5, 50, 99.5))
     mean = np.mean(means)
     return {
         "mean": mean,
-        "std": np.sqrt(np.mean(squares) - mean**2),
+        "std": np.sqrt(np.mean(variances + (np.array(means) - mean) ** 2)),
         "min": joined.min(),
         "max": joined.max(),
         "percentile_00_5": low,
         "median": median,
         "percentile_99_5": high,
     }
+
+
+def weighted_percentile(values, weights, p):
+    """Smallest value whose cumulated weight reaches p percent, but for the rounding of the sum."""
+    order = np.argsort(values)
+    cumulated = np.cumsum(weights[order])
+    return values[order][np.searchsorted(cumulated, p / 100 * cumulated[-1] * (1 - 1e-12))]
 
 
 def normalise(channel, scheme, stats, mask):
@@ -128,9 +141,13 @@ def zoom(array, shape, order):
     return ndimage.zoom(array, factors, order=order, mode="nearest", grid_mode=True)
 
 
-def resize(array, shape, order):
-    """skimage.transform.resize(mode="edge", anti_aliasing=False), clip included."""
-    return np.clip(zoom(array, shape, order), array.min(), array.max())
+def resize(array, shape, order, anti_alias=False):
+    """skimage.transform.resize(mode="edge"), clip included."""
+    filtered = array
+    if anti_alias:
+        sigma = [max(0, (n / m - 1) / 2) for n, m in zip(array.shape, shape, strict=True)]
+        filtered = ndimage.gaussian_filter(array, sigma, mode="nearest")
+    return np.clip(zoom(filtered, shape, order), array.min(), array.max())
 
 
 def nearest_index(n_in, n_out):
@@ -164,7 +181,19 @@ def nearest_label(label, shape):
     return label[np.ix_(*index)]
 
 
-def run(cases, schemes, *, labels="nearest", outside_label=0, order=3, ignore_label=None, target=None):
+def run(
+    cases,
+    schemes,
+    *,
+    labels="nearest",
+    outside_label=0,
+    order=3,
+    ignore_label=None,
+    target=None,
+    configuration="fullres",
+    separate="auto",
+    anti_alias=False,
+):
     """All cases through all rules.
 
     Parameters
@@ -182,22 +211,21 @@ def run(cases, schemes, *, labels="nearest", outside_label=0, order=3, ignore_la
     if target is None:
         target = target_spacing([c.spacing for c in cases.values()], list(shapes.values()))
     relative = np.median([np.prod(shapes[n]) / np.prod(c.image.shape[1:]) for n, c in cases.items()])
-    statistics = [
-        foreground_statistics(list(cases.values()), c, ignore_label) for c in range(len(schemes))
-    ]
+    statistics = [foreground_statistics(list(cases.values()), c, ignore_label) for c in range(len(schemes))]
     results = {}
     for name, case in cases.items():
         mask, box = crops[name]
         inside, part = mask[slices_of(box)], slices_of(box)
-        shape = new_shape(shapes[name], case.spacing, target)
-        axis = separate_axis(case.spacing, target)
+        wanted = case_target(case.spacing, target, configuration)
+        shape = new_shape(shapes[name], case.spacing, wanted)
+        axis = separate_axis(case.spacing, wanted) if separate == "auto" else None
         channels = []
         for c, scheme in enumerate(schemes):
             known = scheme.casefold() in ("ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1")
             masked = relative < 0.75 and not known
             values = case.image[c][part].astype(np.float64)
             values = normalise(values, scheme, statistics[c], inside if masked else None)
-            channels.append(by_slices(lambda a, s: resize(a, s, order), values, shape, axis))
+            channels.append(by_slices(lambda a, s: resize(a, s, order, anti_alias), values, shape, axis))
         label = None
         if case.label is not None:
             label = case.label[part].astype(np.int64)
@@ -205,5 +233,5 @@ def run(cases, schemes, *, labels="nearest", outside_label=0, order=3, ignore_la
                 label[(label == 0) & ~inside] = outside_label
             method = resize_label if labels == "linear" else nearest_label
             label = by_slices(method, label, shape, axis)
-        results[name] = ReferenceResult(np.stack(channels), label, box, tuple(target))
+        results[name] = ReferenceResult(np.stack(channels), label, box, wanted)
     return results, statistics
