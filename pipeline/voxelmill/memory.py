@@ -12,31 +12,33 @@ from pathlib import Path
 PROC = Path("/proc/self")
 
 
-BASE_BYTES = 200 * 2**20
-"""Resident memory of a worker process before its first task, with all libraries loaded; measured."""
+BASE_BYTES = 175 * 2**20
+"""Resident memory of a worker process with all libraries and compiled kernels loaded; measured."""
 
 
 def ingest_task_bytes(slab_voxels: int, itemsize: int, label_itemsize: int, channels: int) -> int:
     """Bytes of one ingest task, above the base.
 
-    The slab as read and as stored, the shard it is encoded into and the encoded bytes, which Zarr holds
-    twice; the label's slab, decoded; one histogram a channel.
+    The slab, its encoded shard, which Zarr holds twice while it is joined; the slab of the label as it is
+    read back, and where it is foreground; histograms.
     """
-    slab = slab_voxels * (5 * itemsize + 3 * label_itemsize)
+    slab = slab_voxels * (3 * itemsize + (2 * label_itemsize + 1 if label_itemsize else 0))
     return slab + channels * 2 * 65536 * 8
 
 
 def shard_task_bytes(
     read_voxels: int, write_voxels: int, workspace: int, channels: int, itemsize: int, label_itemsize: int
 ) -> int:
-    """Bytes of one preprocess task, above the base.
+    """Bytes of one preprocess task, above the base: the larger of its two phases.
 
-    The write box of all channels, its encoded shard, which Zarr holds twice, and the copy that pads it to
-    whole chunks; one channel's read box as stored (decoded and joined), as float32, and the
-    kernel's workspace.
+    Resampling holds the write box of all channels as float32, one channel's read box as float32, and
+    beside them either that box as stored and encoded, or the kernel's workspace. Writing holds the write
+    box and its encoded shard, which Zarr holds twice while it is joined.
     """
-    write = write_voxels * (channels * 4 * 4 + 2 * label_itemsize)
-    return write + read_voxels * (2 * itemsize + 4 + 2 * label_itemsize) + workspace
+    write = 4 * channels * write_voxels
+    resample = write + 4 * read_voxels + max(2 * itemsize * read_voxels, workspace)
+    label = label_itemsize * (2 * read_voxels + 3 * write_voxels)
+    return max(resample, 3 * write, write + label)
 
 
 class PeakMeter:

@@ -51,8 +51,7 @@ def run(
     config : Config or mapping, optional
         Settings; a mapping takes the names of `Config`'s fields.
     client : distributed.Client, optional
-        Where to run; by default a local cluster is started with one worker a core. A script that relies
-        on that needs Python's ``if __name__ == "__main__":`` guard.
+        Where to run; by default a local cluster is started with one worker process a core.
 
     Returns
     -------
