@@ -44,6 +44,7 @@ class CasePlan(Model):
     chunk: Shape
     shard: Shape
     channels: int
+    has_label: bool
 
     @property
     def image_bytes(self) -> int:
@@ -119,7 +120,7 @@ class Plan(Model):
         """Uncompressed bytes of the training store."""
         label = 0 if self.label_dtype is None else np.dtype(self.label_dtype).itemsize
         rows = [row for of in self.configurations.values() for row in of.cases.values()]
-        return sum(row.image_bytes + label * math.prod(row.shape) for row in rows)
+        return sum(row.image_bytes + row.has_label * label * math.prod(row.shape) for row in rows)
 
     def save(self, out: Path) -> None:
         """Write OUT/plan.json."""
@@ -228,6 +229,7 @@ def _plan_cases(
             chunk=(inner := _three(min(c, n) for c, n in zip(chunk, shapes[case], strict=True))),
             shard=shard_shape(shapes[case], inner, 4 * facts.channels, config.store.shard_mib * 2**20),
             channels=facts.channels,
+            has_label=facts.label_dtype is not None,
         )
         for case, facts in fingerprint.cases.items()
     }
@@ -250,7 +252,12 @@ def _label_dtype(fingerprint: Fingerprint, config: Config) -> str | None:
     highest = max(high for _, high in ranges)
     kind = "ui"[lowest < 0]
     types = [np.dtype(f"{kind}{bytes_}") for bytes_ in (1, 2, 4, 8)]
-    return str(next(t for t in types if np.iinfo(t).min <= lowest and highest <= np.iinfo(t).max))
+    holding = [t for t in types if np.iinfo(t).min <= lowest and highest <= np.iinfo(t).max]
+    if not holding:
+        raise PlanError(
+            f"labels from {lowest} to {highest} fit no integer type. Renumber them, or set outside_label=0."
+        )
+    return str(holding[0])
 
 
 def peak_bytes(

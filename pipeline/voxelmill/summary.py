@@ -70,8 +70,8 @@ def _totals_table(plan: Plan, out: Path) -> Table:
     table.add_column(justify="right")
     rows = [row for of in plan.configurations.values() for row in of.cases.values()]
     shards = sum(row.shards for row in rows)
-    arrays = 1 if plan.label_dtype is None else 2
-    files = arrays * shards + (1 + arrays) * len(rows) + 1 + len(plan.configurations)
+    arrays = [(row.shards, 1 + row.has_label) for row in rows]  # a group and its arrays have a file each, too
+    files = sum(n * count + 1 + count for n, count in arrays) + 1 + len(plan.configurations)
     needed = plan.training_bytes
     free = shutil.disk_usage(out).free
     table.add_row("cases", str(len(plan.configurations[next(iter(plan.configurations))].cases)))
