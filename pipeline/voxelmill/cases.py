@@ -69,6 +69,9 @@ class CaseRecord(Model):
     """Non-zero box over all channels."""
 
     facts: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    """What a user should know of how the source was read."""
+
     source: str
     """Checksum of the contents of the source files."""
 

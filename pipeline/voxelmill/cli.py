@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from voxelmill import __version__
 from voxelmill.config import Config, load_config
 from voxelmill.errors import VoxelmillError
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="From medical and microscopy volumes of any size to training-ready Zarr shards.",
@@ -46,6 +46,17 @@ Workers = Annotated[int | None, typer.Option(help="Worker processes; by default 
 Cluster = Annotated[str, typer.Option(help="local, or none: everything in this process.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address or file of a running Dask scheduler.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Recompute what was made under other settings.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -101,7 +112,7 @@ def fingerprint(
     job.check_raw()
     with _engine(out, cluster, workers, scheduler) as engine:
         made = job.fingerprint(engine)
-    Console().print(fingerprint_table(made))
+    _stdout().print(fingerprint_table(made))
 
 
 @app.command()
@@ -119,7 +130,7 @@ def plan(
     job = _job(out, load_config(preset, config, set_ or ()), restart)
     made = job.plan(Fingerprint.load(out))
     for table in plan_tables(made, out):
-        Console().print(table)
+        _stdout().print(table)
 
 
 @app.command()
@@ -216,9 +227,14 @@ def _engine(out: Path, cluster: str, workers: int | None, scheduler: str | None)
         raise _StoppedError from None
 
 
+def _stdout() -> Console:
+    """Tables as wide as the terminal, or wide enough where there is none."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
 def _finish(report: Report, out: Path) -> None:
     """The table, where everything is, and the exit status."""
-    output = Console()
+    output = _stdout()
     output.print(report.table())
     for case in report.failed:
         output.print(f"failed  {case.case}: {case.cause}", highlight=False, markup=False, soft_wrap=True)

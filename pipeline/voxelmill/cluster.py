@@ -94,8 +94,13 @@ def _start_local(workers: int) -> Iterator[Client]:
             preload="voxelmill.worker",
         )
     with local, Client(local) as client:
-        logger.info("dashboard: %s", client.dashboard_link)
+        _introduce(client)
         yield client
+
+
+def _introduce(client: Client) -> None:
+    logger.info("dashboard: %s", client.dashboard_link)
+    client.forward_logging("voxelmill", logging.INFO)  # what tasks have to say comes out here
 
 
 @contextmanager
@@ -138,5 +143,5 @@ def _join(scheduler: str) -> Iterator[Client]:
             f"--scheduler {scheduler}: no scheduler answers ({error}).".splitlines()[0]
         ) from None
     with client:
-        logger.info("dashboard: %s", client.dashboard_link)
+        _introduce(client)
         yield client

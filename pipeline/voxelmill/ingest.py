@@ -7,6 +7,7 @@ files, grids that differ, voxels that are not finite, images that are all zero.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from voxelmill.sources import CaseSource, Sources
 from voxelmill.volume import Slab, Volume
 
 Array = npt.NDArray[Any]
+logger = logging.getLogger("voxelmill")
 
 TOLERANCE = 0.1
 """Voxels by which corners of channels and label may lie apart and still count as one grid."""
@@ -80,6 +82,8 @@ def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetR
     facts = _write_image(out, source.case, volumes, depth, config, dataset.ignore_label)
     record = _make_record(volumes, facts, label_record, source_digest(source))
     store.write_group(root, source.case, record.model_dump(mode="json"))
+    for note in record.notes:
+        logger.info("case %s: %s", source.case, note)
     return int(np.prod(record.shape)) * record.channels
 
 
@@ -252,5 +256,6 @@ def _make_record(
         label=label,
         crop_box=nonzero_box(facts).bounds,
         facts=tuple(pack_facts(f) for f in facts),
+        notes=tuple(note for v in volumes for note in v.notes),
         source=source,
     )

@@ -86,6 +86,10 @@ class Job:
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError("OUT is a file; a folder is needed. Name another path.")
         sources = discover(source, channels=self.config.channels)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"OUT cannot be made: {error.strerror}. Name another path.") from None
         check_sources(self.out, sources, dataset_record(sources, self.config), self.restart)
         return sources
 

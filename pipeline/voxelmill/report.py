@@ -66,8 +66,8 @@ class Report(Model):
         table.add_row("seconds", f"{self.seconds:.1f}")
         for stage, seconds in self.stages.items():
             table.add_row(f"  {stage}", f"{seconds:.1f}")
-        table.add_row("voxels written", f"{self.voxels / 1e6:.1f} million")
-        table.add_row("voxels/s", f"{self.voxels / max(self.seconds, 1e-9) / 1e6:.1f} million")
+        table.add_row("voxels written", f"{self.voxels:,}")
+        table.add_row("voxels/s", f"{self.voxels / max(self.seconds, 1e-9):,.0f}")
         table.add_row("peak memory of a worker", f"{self.peak_bytes / 2**20:.0f} MiB")
         return table
 

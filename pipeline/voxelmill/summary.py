@@ -56,7 +56,7 @@ def _cases_table(name: str, of: ConfigurationPlan) -> Table:
             "x".join(f"{s:.3g}" for s in row.source_spacing),
             _shape(row.shape),
             "-" if row.separate_axis is None else "zyx"[row.separate_axis],
-            f"{row.shards} of {_shape(row.shard)}",
+            str(row.shards),
             f"{row.image_bytes / 2**20:.0f}",
         )
     if len(of.cases) > MANY:

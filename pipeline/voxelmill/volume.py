@@ -41,6 +41,8 @@ class Volume(ABC):
         ``value = stored * slope + intercept``, for the whole volume.
     modality : str or None
         DICOM Modality ("CT", "MR"), where the source states one.
+    notes : tuple of str
+        What a user should know of how the source was read, a line each.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Volume(ABC):
         slope: float = 1.0,
         intercept: float = 0.0,
         modality: str | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.geometry = geometry
         self.dtype = np.dtype(dtype).newbyteorder("=")
@@ -59,6 +62,7 @@ class Volume(ABC):
         self.slope = slope
         self.intercept = intercept
         self.modality = modality
+        self.notes = notes
 
     @abstractmethod
     def slabs(self, depth: int) -> Iterator[Slab]:

@@ -24,12 +24,12 @@ from voxelmill.volume import Slab, Volume
 
 def open_volume(path: Path, hints: Hints) -> Volume:
     """Open a DICOM series; see `voxelmill.readers.open_volume`."""
-    slices = choose_series(read_slices(dicom_files(path)), hints.dicom_series)
-    return _Series(*sort_slices(slices, hints.spacing))
+    slices, notes = choose_series(read_slices(dicom_files(path)), hints.dicom_series)
+    return _Series(*sort_slices(slices, hints.spacing), notes)
 
 
 class _Series(Volume):
-    def __init__(self, slices: Sequence[Slice], geometry: Geometry) -> None:
+    def __init__(self, slices: Sequence[Slice], geometry: Geometry, notes: tuple[str, ...]) -> None:
         self._slices = slices
         self._is_uniform = len({(s.slope, s.intercept) for s in slices}) == 1
         stored = np.result_type(*{s.dtype for s in slices})
@@ -39,6 +39,7 @@ class _Series(Volume):
             slope=slices[0].slope if self._is_uniform else 1.0,
             intercept=slices[0].intercept if self._is_uniform else 0.0,
             modality=slices[0].modality,
+            notes=notes,
         )
 
     def slabs(self, depth: int) -> Iterator[Slab]:

@@ -6,7 +6,6 @@ Reads headers only. Messages name slices by position and InstanceNumber, series 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from pydicom.errors import InvalidDicomError
 
 from voxelmill.errors import FormatError, GeometryError, SpacingError
 from voxelmill.geometry import Geometry, Triple
-
-log = logging.getLogger(__name__)
 
 TAGS = [
     "BitsAllocated",
@@ -93,8 +90,8 @@ def read_slices(paths: Iterable[Path]) -> list[Slice]:
     return slices
 
 
-def choose_series(slices: Sequence[Slice], chosen: str | None) -> list[Slice]:
-    """The slices of one series; localisers are set aside and said.
+def choose_series(slices: Sequence[Slice], chosen: str | None) -> tuple[list[Slice], tuple[str, ...]]:
+    """The slices of one series, and notes on what was set aside: localisers.
 
     Parameters
     ----------
@@ -102,9 +99,8 @@ def choose_series(slices: Sequence[Slice], chosen: str | None) -> list[Slice]:
         SeriesInstanceUID or number, from 1, of the series to take; needed where there are several.
     """
     kept = [s for s in slices if not s.is_localizer]
-    if len(kept) < len(slices):
-        numbers = ", ".join(str(s.number) for s in slices if s.is_localizer)
-        log.info("%d localiser(s) set aside: InstanceNumber %s", len(slices) - len(kept), numbers)
+    numbers = ", ".join(str(s.number) for s in slices if s.is_localizer)
+    notes = (f"{len(slices) - len(kept)} localiser(s) set aside: InstanceNumber {numbers}",) if numbers else ()
     series = sorted(_group(kept), key=lambda group: (group[0].series_number, group[0].uid, group[0].shape))
     if not series:
         raise FormatError(
@@ -112,7 +108,7 @@ def choose_series(slices: Sequence[Slice], chosen: str | None) -> list[Slice]:
         )
     matching = [g for n, g in enumerate(series, 1) if chosen in (None, str(n), g[0].uid)]
     if len(matching) == 1:
-        return matching[0]
+        return matching[0], notes
     listed = "; ".join(f"{n}: {_describe(group)}" for n, group in enumerate(series, 1))
     found = f"{len(matching)} series match {chosen!r}" if chosen else f"the folder holds {len(series)} series"
     raise GeometryError(
