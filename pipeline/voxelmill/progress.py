@@ -65,7 +65,8 @@ class StageProgress:
 
     def summary(self) -> str:
         """One line for the end of the stage."""
-        parts = [f"{self.done} done in {self.seconds:.1f} s", self._rate()]
+        count = f"{self.done} " if self.total > 1 else ""
+        parts = [f"{count}done in {self.seconds:.1f} s", self._rate()]
         if self.failures:
             parts.append(f"{self.failures} failed")
         return f"{self.name}: " + ", ".join(p for p in parts if p)

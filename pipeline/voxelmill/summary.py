@@ -42,9 +42,9 @@ def plan_tables(plan: Plan, out: Path) -> list[Table]:
 
 def _cases_table(name: str, of: ConfigurationPlan) -> Table:
     target = " x ".join(f"{s:.4g}" for s in of.target_spacing)
-    table = Table(
-        title=f"{name}: to {target} mm (z, y, x), {', '.join(of.normalization)}", title_justify="left"
-    )
+    title = f"{name}: to {target} mm (z, y, x), {', '.join(of.normalization)}"
+    caption = "apart: the axis that is resampled separately"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
     headings = ("case", "shape", "crop", "spacing mm", "new shape", "apart", "shards", "MiB")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "case" else "right")

@@ -100,7 +100,8 @@ def choose_series(slices: Sequence[Slice], chosen: str | None) -> tuple[list[Sli
     """
     kept = [s for s in slices if not s.is_localizer]
     numbers = ", ".join(str(s.number) for s in slices if s.is_localizer)
-    notes = (f"{len(slices) - len(kept)} localiser(s) set aside: InstanceNumber {numbers}",) if numbers else ()
+    left_out = len(slices) - len(kept)
+    notes = (f"{left_out} localiser(s) set aside: InstanceNumber {numbers}",) if left_out else ()
     series = sorted(_group(kept), key=lambda group: (group[0].series_number, group[0].uid, group[0].shape))
     if not series:
         raise FormatError(
