@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,6 +180,10 @@ def main() -> None:
         _fail("stopped. Run the same command again to go on from here.", 130)
     except OSError as error:
         _fail(f"{error.strerror or error}. Check that OUT can be written and its disk has room.", 1)
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        _fail(f"{type(error).__name__} at {where}: {error}. This is a bug; OUT/logs has the details.", 1)
 
 
 def _fail(line: str, status: int) -> NoReturn:

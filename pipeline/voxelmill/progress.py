@@ -123,6 +123,9 @@ def log_to(folder: Path) -> Iterator[None]:
     previous, logger.level = logger.level, logging.DEBUG
     try:
         yield
+    except Exception:
+        logger.debug("stopped by an error", exc_info=True)
+        raise
     finally:
         logger.setLevel(previous)
         logger.removeHandler(handler)
