@@ -23,7 +23,7 @@ RANKS = [
     {"progress", "graph"},
     {"cases", "ingest", "statistics", "preprocess", "resume", "cluster", "report", "summary"},
     {"pipeline"},
-    {"cli"},
+    {"cli", "worker"},
 ]
 
 # Where a library may be imported: the module, or every module of a folder.
