@@ -227,6 +227,12 @@ def stores(out):
 
 
 def times(out):
-    """Time of change of every file of the stores."""
-    folders = (out / "raw.zarr", out / "training.zarr")
-    return {str(p): p.stat().st_mtime_ns for folder in folders for p in sorted(folder.rglob("*"))}
+    """Time of change of every file of the stores, by its path from OUT."""
+    files = (p for store in ("raw.zarr", "training.zarr") for p in sorted((out / store).rglob("*")))
+    return {str(p.relative_to(out)): p.stat().st_mtime_ns for p in files if p.is_file()}
+
+
+def of_cases(found, cases):
+    """What belongs to some cases, of a dictionary whose keys are paths from OUT."""
+    starts = tuple(f"{folder}/{case}/" for folder in ("raw.zarr", "training.zarr/fullres") for case in cases)
+    return {path: value for path, value in found.items() if path.startswith(starts)}

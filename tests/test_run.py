@@ -75,7 +75,7 @@ class TestGrids:
         check(made, tmp_path / "out")
 
     def test_a_case_on_the_target_grid_is_not_resampled(self, tmp_path):
-        cases = {name: ((12, 13, 14), (1.5, 1.0, 1.0)) for name in "abc"}
+        cases = dict.fromkeys("abc", ((12, 13, 14), (1.5, 1.0, 1.0)))
         made = manifest(tmp_path / "raw", cases, ("nonorm",), border=0, holes=False)
         expected = check(made, tmp_path / "out")
         for name, case in made.cases.items():
@@ -426,7 +426,7 @@ class TestSettings:
     @pytest.mark.parametrize("preset", ["default", "nnunet"])
     @pytest.mark.parametrize("cases", ["one", "separate"])
     def test_many_shards_hold_what_one_holds(self, tmp_path, preset, cases):
-        shape, spacing = ((66, 70, 75), (1, 1, 1)) if cases == "one" else ((20, 150, 160), (5, 0.8, 0.8))
+        shape, spacing = ((66, 70, 75), (1, 1, 1)) if cases == "one" else ((30, 150, 160), (5, 0.8, 0.8))
         made = manifest(tmp_path / "raw", {"a": (shape, spacing)}, ("T1", "CT"), border=9, seed=4)
         target = tuple(0.9 * s for s in spacing)
         settings = {"preset": preset, "target_spacing": target}
@@ -434,8 +434,8 @@ class TestSettings:
         store = {"shard_mib": 1, "chunk": (16, 32, 32)}
         runs.process(made.source, tmp_path / "cut", **settings, store=store)
         one, many = (runs.group(tmp_path / out, "a") for out in ("whole", "cut"))
-        assert (one["image"].nshards, one["label"].nshards) == (1, 1)
-        assert many["image"].nshards > 2
+        assert (shards(one["image"]), shards(one["label"])) == (1, 1)
+        assert shards(many["image"]) == shards(many["label"]) > 1
         assert many["image"].chunks == (1, 16, 32, 32)
         np.testing.assert_array_equal(many["label"][:], one["label"][:])
         np.testing.assert_allclose(many["image"][:], one["image"][:], atol=1e-5 * np.ptp(one["image"][:]))
@@ -595,7 +595,9 @@ class TestReportAndAttributes:
 @pytest.fixture(scope="module")
 def client():
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+        ) as cluster,
         Client(cluster) as client,
     ):
         yield client
@@ -616,7 +618,7 @@ class TestCluster:
         config = {"store": {"shard_mib": 1, "chunk": (16, 32, 32)}, "target_spacing": (0.9, 0.9, 0.9)}
         runs.process(made.source, tmp_path / "one", **config)
         voxelmill.run(made.source, tmp_path / "two", config=config, client=client)
-        assert runs.group(tmp_path / "two", "a")["image"].nshards > 2
+        assert shards(runs.group(tmp_path / "two", "a")["image"]) > 1
         assert stores(tmp_path / "one") == stores(tmp_path / "two")
 
     def test_one_client_serves_many_runs(self, tmp_path, client):
@@ -643,6 +645,11 @@ class TestCluster:
 def stores_of_a_run(made, out):
     runs.process(made.source, out)
     return stores(out)
+
+
+def shards(array):
+    """Number of shards, by the files."""
+    return sum(p.is_file() for p in (array.store.root / array.path / "c").rglob("*"))
 
 
 def plan(out, configuration="fullres"):
