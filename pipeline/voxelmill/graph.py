@@ -49,6 +49,8 @@ class Outcome:
         Wall time of the function.
     peak_bytes : int
         Peak resident memory of the worker while it ran.
+    is_lost : bool
+        It never came to an end of its own: its worker or its scheduler is gone.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Outcome:
     details: str | None = None
     seconds: float = 0.0
     peak_bytes: int = 0
+    is_lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def _outcome_of(future: Future[Outcome], of: Task) -> Outcome:
         )
     else:
         cause = f"lost with its worker ({type(error).__name__ if error else future.status}); run again."
-    return Outcome(of.name, of.case, cause=cause, details=str(error))
+    return Outcome(of.name, of.case, cause=cause, details=str(error), is_lost=True)
 
 
 def _attempt(

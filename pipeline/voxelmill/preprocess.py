@@ -81,7 +81,9 @@ class Job:
 
 
 def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
-    """Make every shard of the plan that is not whole yet; a case that fails leaves nothing behind.
+    """Make every shard of the plan that is not whole yet.
+
+    A case that fails leaves nothing behind, but where a worker was lost, whole shards are kept for a rerun.
 
     Returns
     -------
@@ -97,7 +99,7 @@ def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
         waiting = [(job, box) for job in jobs for box in _missing(job)]
         kept = sum(job.plan.shards for job in jobs) - len(waiting)
         done = engine.run(f"preprocess {configuration}", _tasks(waiting), len(waiting), kept)
-        for case in {o.case for o in done if o.cause is not None}:
+        for case in {o.case for o in done if o.cause is not None and not o.is_lost}:
             store.remove_group(root, f"{configuration}/{case}")
         outcomes += done
     return outcomes

@@ -5,6 +5,7 @@ In: outcomes of the stages. Out: a `Report`, its file and its table. Holds no fi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -76,23 +77,24 @@ def make_report(
     cases: Iterable[str], outcomes: list[Outcome], voxels: int, stages: dict[str, float], seconds: float
 ) -> Report:
     """Join the outcomes of all stages case by case; the first failure of a case is its cause."""
-    entries = []
-    for case in cases:
-        of_case = [o for o in outcomes if o.case == case]
-        cause = next((o.cause for o in of_case if o.cause is not None), None)
-        entries.append(
-            CaseReport(
-                case=case,
-                status="done" if cause is None else "failed",
-                cause=cause,
-                seconds=round(sum(o.seconds for o in of_case), 3),
-                peak_bytes=max((o.peak_bytes for o in of_case), default=0),
-            )
-        )
+    by_case: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        by_case[outcome.case].append(outcome)
     return Report(
-        cases=tuple(entries),
+        cases=tuple(_case_report(case, by_case[case]) for case in cases),
         seconds=round(seconds, 3),
         voxels=voxels,
         peak_bytes=max((o.peak_bytes for o in outcomes), default=0),
         stages={name: round(s, 3) for name, s in stages.items()},
+    )
+
+
+def _case_report(case: str, outcomes: list[Outcome]) -> CaseReport:
+    cause = next((o.cause for o in outcomes if o.cause is not None), None)
+    return CaseReport(
+        case=case,
+        status="done" if cause is None else "failed",
+        cause=cause,
+        seconds=round(sum(o.seconds for o in outcomes), 3),
+        peak_bytes=max((o.peak_bytes for o in outcomes), default=0),
     )

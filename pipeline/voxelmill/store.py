@@ -76,7 +76,9 @@ def _config() -> Any:
 
 
 def write_group(root: Path, path: str, attributes: dict[str, Any]) -> None:
-    """Create a group, or replace its attributes; one atomic write."""
+    """Create a group, or replace its attributes where they differ; one atomic write."""
+    if read_attributes(root, path) == attributes:
+        return
     store = DurableStore(root)
     with _config():
         if (root / path / "zarr.json").exists():
