@@ -1,0 +1,360 @@
+"""Graphs in this process and on worker processes: the same outcomes, also where tasks and workers fail."""
+
+import gc
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from voxelmill.cluster import connect
+from voxelmill.errors import FormatError, StageError
+from voxelmill.graph import FAN_IN, WINDOW_PER_THREAD, Engine, Outcome, execute, task, tree
+from voxelmill.progress import Reporter
+
+WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with connect("local", WORKERS) as client:
+        yield client
+
+
+@pytest.fixture(params=["in this process", "on a cluster"])
+def client(request):
+    """What `execute` takes: None, or a client of two worker processes."""
+    return None if request.param == "in this process" else request.getfixturevalue("cluster")
+
+
+# Functions that run on workers
+
+
+def double(n):
+    return 2 * n
+
+
+def wait_and_double(n, seconds):
+    time.sleep(seconds)
+    return 2 * n
+
+
+def fail_expectedly():
+    raise FormatError("channel 0 ends early. Mend the file.")
+
+
+def fail_unexpectedly():
+    raise RuntimeError("first line\nsecond line")
+
+
+def run_out_of_memory():
+    raise MemoryError("8 GiB")
+
+
+def fill_the_disk():
+    raise OSError(28, "No space left on device", "/secret/name/of/a/patient")
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def append_line(path, line):
+    with path.open("a") as file:
+        file.write(line)
+
+
+def is_after(path):
+    return path.exists()
+
+
+def noise(seed):
+    """Numbers whose sum depends on the order of summing."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=50) * 10.0 ** rng.integers(-8, 8, 50)
+
+
+def slow_noise(seed, seconds):
+    time.sleep(seconds)
+    return noise(seed)
+
+
+def add(parts):
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def join(parts):
+    return "".join(parts)
+
+
+def outcomes_of(tasks, client):
+    return {outcome.name: outcome for outcome in execute(tasks, client)}
+
+
+# Outcomes
+
+
+def test_every_task_has_one_outcome_with_its_value(client):
+    tasks = [task(f"double-{i}", f"case{i}", double, i) for i in range(50)]
+    found = list(execute(tasks, client))
+    assert len(found) == 50
+    assert {o.name: (o.case, o.value) for o in found} == {
+        f"double-{i}": (f"case{i}", 2 * i) for i in range(50)
+    }
+    for outcome in found:
+        assert outcome.cause is outcome.details is None
+        assert 0 <= outcome.seconds < 60
+        assert outcome.peak_bytes > 10 * 2**20
+
+
+def test_outcomes_do_not_depend_on_the_order_of_tasks(client):
+    tasks = [task(f"shuffled-{i}", "", double, i) for i in range(30)]
+    random.Random(1).shuffle(tasks)
+    assert {name: o.value for name, o in outcomes_of(tasks, client).items()} == {
+        f"shuffled-{i}": 2 * i for i in range(30)
+    }
+
+
+def test_no_tasks_have_no_outcomes(client):
+    assert list(execute([], client)) == []
+
+
+def test_words_that_are_names_of_other_tasks_stay_words(client):
+    tasks = [
+        task("one", "", str, "two"),
+        task("two", "", str, "one"),
+        task("three", "", join, ["one", "two"]),
+    ]
+    assert {name: o.value for name, o in outcomes_of(tasks, client).items()} == {
+        "one": "two",
+        "two": "one",
+        "three": "onetwo",
+    }
+
+
+@pytest.mark.parametrize(
+    ("function", "cause", "has_details"),
+    [
+        (fail_expectedly, "channel 0 ends early. Mend the file.", False),
+        (fail_unexpectedly, "RuntimeError: first line", True),
+        (
+            run_out_of_memory,
+            "out of memory (8 GiB). Run with fewer workers, or on a machine with more memory.",
+            False,
+        ),
+        (
+            fill_the_disk,
+            "No space left on device. Check that OUT and SOURCE can be used and run again.",
+            True,
+        ),
+    ],
+)
+def test_a_failure_is_an_outcome_with_one_line(client, function, cause, has_details):
+    tasks = [task(f"good-{i}", f"case{i}", double, i) for i in range(5)]
+    tasks.insert(2, task("bad", "case9", function))
+    found = outcomes_of(tasks, client)
+    assert len(found) == 6
+    bad = found.pop("bad")
+    assert (bad.case, bad.value, bad.cause) == ("case9", None, cause)
+    assert (bad.details is not None) == has_details
+    if has_details:
+        assert bad.details.startswith("Traceback")
+        assert function.__name__ in bad.details
+    assert [found[f"good-{i}"].value for i in range(5)] == [0, 2, 4, 6, 8]
+
+
+def test_what_comes_after_runs_after(client, tmp_path):
+    first = task("slow-first", "a", append_line, tmp_path / "file", "x")
+    later = [task(f"later-{i}", "a", is_after, tmp_path / "file", after=[first]) for i in range(4)]
+    assert [o.value for o in outcomes_of(later, client).values()] == [True] * 4
+
+
+def test_what_comes_after_a_failure_is_not_run_and_passes_the_cause_on(client, tmp_path):
+    first = [task("before-good", "a", double, 1), task("before-bad", "a", fail_expectedly)]
+    last = task("last", "a", append_line, tmp_path / "file", "x", after=first)
+    (found,) = execute([last], client)
+    assert (found.name, found.case) == ("before-bad", "a")
+    assert found.cause == "channel 0 ends early. Mend the file."
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_stage_counts_a_failed_preparation_once(client):
+    bad, good = task("prepare-bad", "a", fail_expectedly), task("prepare-good", "b", double, 1)
+    shards = [task(f"shard-a-{i}", "a", double, i, after=[bad]) for i in range(3)]
+    shards += [task(f"shard-b-{i}", "b", double, i, after=[good]) for i in range(3)]
+    found = Engine(client, Reporter()).run("preprocess", iter(shards), len(shards))
+    assert sorted(o.name for o in found) == ["prepare-bad", "shard-b-0", "shard-b-1", "shard-b-2"]
+    assert {o.case for o in found if o.cause} == {"a"}
+
+
+# Trees
+
+
+@pytest.mark.parametrize("count", [1, 2, FAN_IN, FAN_IN + 1, 3 * FAN_IN + 5])
+def test_a_tree_merges_in_order(client, count):
+    letters = [chr(ord("0") + i) for i in range(count)]
+    leaves = [task(f"leaf-{i}", f"case{i}", str, letter) for i, letter in enumerate(letters)]
+    assert Engine(client, Reporter()).one("merge", tree("join", leaves, join)) == "".join(letters)
+
+
+def test_a_tree_deeper_than_two_levels():
+    count = FAN_IN**2 + 3
+    leaves = [task(f"deep-{i}", "", str, i % 10) for i in range(count)]
+    joined = Engine(None, Reporter()).one("merge", tree("deep", leaves, join))
+    assert joined == "".join(str(i % 10) for i in range(count))
+
+
+def test_sums_have_the_same_bits_whatever_is_done_first(cluster):
+    count = 2 * FAN_IN + 3
+    numbers = [noise(seed) for seed in range(count)]
+    assert not np.array_equal(add(numbers), add(numbers[::-1]))  # the order matters
+
+    def sums(client, *seconds):
+        leaves = [task(f"noise-{i}", "", slow_noise, i, seconds[i] if seconds else 0.0) for i in range(count)]
+        return Engine(client, Reporter()).one("merge", tree("add", leaves, add))
+
+    expected = sums(None)
+    groups = [numbers[i : i + FAN_IN] for i in range(0, count, FAN_IN)]
+    assert np.array_equal(expected, add([add(group) for group in groups]))
+    for waits in (
+        [],
+        [0.0005 * i for i in range(count)],
+        [0.0005 * (count - i) for i in range(count)],
+        [0.01 * (i % 3 == 0) for i in range(count)],
+    ):
+        assert np.array_equal(sums(cluster, *waits), expected)
+
+
+def test_a_tree_with_a_bad_leaf_fails_with_its_case(client):
+    leaves = [task(f"leaf-{i}", f"case{i}", str, i) for i in range(FAN_IN + 4)]
+    leaves[3] = task("leaf-3", "case3", fail_expectedly)
+    with pytest.raises(StageError) as caught:
+        Engine(client, Reporter()).one("fingerprint", tree("join-bad", leaves, join))
+    assert str(caught.value) == "fingerprint: case case3: channel 0 ends early. Mend the file."
+
+
+def test_a_merge_that_fails_is_told(client):
+    leaves = [task(f"number-{i}", f"case{i}", double, i) for i in range(3)]
+    with pytest.raises(StageError, match=r"^merge: TypeError: "):
+        Engine(client, Reporter()).one("merge", tree("join-numbers", leaves, join))
+
+
+# The window
+
+
+def test_no_more_than_a_window_is_ever_known(cluster):
+    window = WORKERS * WINDOW_PER_THREAD
+    taken = 0
+
+    def many():
+        nonlocal taken
+        for i in range(4 * window):
+            taken += 1
+            yield task(f"window-{i}", "", double, i)
+
+    done = 0
+    for outcome in execute(many(), cluster):
+        assert taken - done <= window
+        assert len(cluster.futures) <= window
+        if done % 16 == 0:
+            known = cluster.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+            assert known <= window + 1
+        assert outcome.cause is None
+        done += 1
+    assert done == taken == 4 * window
+
+
+def test_in_this_process_tasks_are_taken_one_by_one():
+    taken = []
+
+    def many():
+        for i in range(5):
+            taken.append(i)
+            yield task(f"lazy-{i}", "", double, i)
+
+    for done, _ in enumerate(execute(many(), None), 1):
+        assert len(taken) == done
+
+
+def test_a_slow_task_does_not_hold_up_the_others(cluster):
+    """Outcomes come as they are ready, and the window slides on."""
+    count = 3 * WORKERS * WINDOW_PER_THREAD
+    tasks = [task("the-slow-one", "", wait_and_double, 0, 1.5)]
+    tasks += [task(f"quick-{i}", "", double, i) for i in range(count)]
+    names = [o.name for o in execute(tasks, cluster)]
+    assert sorted(names) == sorted(t.name for t in tasks)
+    assert names.index("the-slow-one") > count // 2
+
+
+# One scheduler, several runs
+
+
+def test_runs_one_after_the_other_compute_anew(cluster):
+    for i in range(3):
+        (found,) = execute([task("same name", "case", double, i)], cluster)
+        assert found.value == 2 * i
+
+
+def test_two_runs_on_one_scheduler_do_not_take_each_other_s_results(cluster):
+    """Two datasets at once on one cluster, whose cases have the same names."""
+    first = [task(f"ingest-{i}", f"{i}", double, i) for i in range(4)]
+    second = [task(f"ingest-{i}", f"{i}", double, 10 * i) for i in range(4)]
+    with Client(cluster.scheduler.address, set_as_default=False) as other:
+        one = execute(first, cluster)
+        values = [next(one).value]  # the first run goes on while the second one starts
+        found = outcomes_of(second, other)
+        values += [o.value for o in one]
+    assert sorted(values) == [0, 2, 4, 6]
+    assert {name: o.value for name, o in found.items()} == {f"ingest-{i}": 20 * i for i in range(4)}
+
+
+def test_a_dashboard_that_finds_its_port_taken_takes_another(cluster):
+    """Without a warning, and without a socket that stays open."""
+    assert cluster.dashboard_link  # one of the two has the port that both ask for
+    with connect("local", 1) as second:
+        assert second.dashboard_link != cluster.dashboard_link
+    gc.collect()
+
+
+# Workers that die
+
+
+def test_a_task_that_kills_its_worker_is_one_bad_task():
+    """On one worker, so that all the others wait behind the one that kills it."""
+    tasks = [task(f"innocent-{i}", f"case{i}", double, i) for i in range(12)]
+    tasks[5] = task("guilty", "case12", die)
+    with connect("local", 1) as client:
+        found = outcomes_of(tasks, client)
+    assert len(found) == 12
+    bad = found.pop("guilty")
+    assert isinstance(bad, Outcome)
+    assert bad.case == "case12"
+    assert bad.cause == (
+        "its worker died three times while working on it, most likely out of memory or in a crash of "
+        "a native library. It was skipped; rerun with fewer workers or more memory."
+    )
+    assert [name for name, o in found.items() if o.cause is not None] == []
+    assert {o.value for o in found.values()} == {2 * i for i in range(12) if i != 5}
+
+
+def test_a_preparation_that_kills_its_worker_fails_its_own_shards_alone(cluster):
+    bad, good = task("prepare-deadly", "a", die), task("prepare-fine", "b", double, 1)
+    shards = [task(f"shard-deadly-{i}", "a", double, i, after=[bad]) for i in range(3)]
+    shards += [task(f"shard-fine-{i}", "b", double, i, after=[good]) for i in range(3)]
+    found = list(execute(shards, cluster))
+    assert {o.case for o in found if o.cause is not None} == {"a"}
+    assert all(o.cause.startswith("its worker died three times") for o in found if o.case == "a")
+    assert sorted(o.value for o in found if o.case == "b") == [0, 2, 4]
+
+
+def test_a_leaf_that_kills_its_worker_fails_the_tree_with_the_cause(cluster):
+    leaves = [task(f"leaf-{i}", f"case{i}", str, i) for i in range(3)]
+    leaves[1] = task("leaf-deadly", "case1", die)
+    with pytest.raises(StageError, match="worker died three times"):
+        Engine(cluster, Reporter()).one("fingerprint", tree("join-deadly", leaves, join))
