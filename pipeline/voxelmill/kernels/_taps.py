@@ -8,39 +8,39 @@ from __future__ import annotations
 
 from typing import Any
 
+from voxelmill.kernels.axis import Band
 from voxelmill.kernels.backend import get_array_module
 
 
 def sweep(
     volume: Any,
-    steps: list[tuple[Any, Any]],
+    begin: list[int],
+    bands: list[Band],
     factors: list[float],
     separate: bool,
-    low: Any,
-    high: Any,
-    middle: Any,
+    limits: tuple[Any, Any],
+    middle: float,
     out: Any,
 ) -> None:
-    """Resample one volume; the parameters are those of the compiled `sweep`."""
+    """Resample one volume; the parameters are those of the compiled `sweep`, with bands for steps."""
     module = get_array_module(volume)
-    result = volume - middle
+    result = volume - out.dtype.type(middle)
     for axis in sorted((1, 2) if separate else (0, 1, 2), key=factors.__getitem__):
-        result = _apply(result, *steps[axis], axis)
+        result = _apply(result, bands[axis], begin[axis], axis)
+    low, high = (module.asarray(limit - middle, out.dtype) for limit in limits)
     if separate:
-        bounds = [module.asarray(limit - middle)[:, None, None] for limit in (low, high)]
-        out[...] = _apply(result.clip(*bounds), *steps[0], 0) + middle
+        result = _apply(result.clip(low[:, None, None], high[:, None, None]), bands[0], begin[0], 0)
     else:
-        out[...] = (result + middle).clip(float(low[0]), float(high[0]))
+        result = result.clip(low, high)
+    out[...] = result + out.dtype.type(middle)
 
 
-def _apply(volume: Any, first: Any, weights: Any, axis: int) -> Any:
+def _apply(volume: Any, band: Band, begin: int, axis: int) -> Any:
     """``W @ volume`` along one axis."""
     module = get_array_module(volume)
-    if weights.shape[1] == 1:
-        return volume.take(module.asarray(first), axis)
     last, shape = volume.shape[axis] - 1, [-1 if axis == k else 1 for k in range(3)]
     result: Any = 0
-    for t in range(weights.shape[1]):
-        voxels = volume.take(module.asarray((first + t).clip(0, last)), axis)
-        result = result + module.asarray(weights[:, t]).reshape(shape) * voxels
+    for t in range(band.weights.shape[1]):
+        voxels = volume.take(module.asarray((band.first + t - begin).clip(0, last)), axis)
+        result = result + module.asarray(band.weights[:, t]).reshape(shape) * voxels
     return result

@@ -19,7 +19,14 @@ import numpy as np
 from voxelmill.geometry import Box
 from voxelmill.kernels.axis import nearest_index, read_box, sample_positions
 from voxelmill.kernels.backend import Array, get_array_module
-from voxelmill.kernels.resample import Bounds, checked_box, checked_shape, gather
+from voxelmill.kernels.resample import (
+    Bounds,
+    as_box,
+    as_target,
+    as_volumes,
+    check_block,
+    gather,
+)
 
 Method = Literal["nearest", "linear"]
 ORDER = {"nearest": 0, "linear": 1}
@@ -59,12 +66,9 @@ def resample_labels(
     ValueError
         If a shape, the method, the axis or the box is wrong, or the array does not hold integers.
     """
-    if array.ndim not in (3, 4) or array.size == 0:
-        raise ValueError(
-            f"the array has shape {array.shape}; (z, y, x) or (c, z, y, x), not empty, is needed"
-        )
-    shape_in, shape_out = array.shape[-3:], checked_shape(new_shape)
-    write = checked_box(box, shape_out)
+    volumes = as_volumes(array)
+    shape_in, shape_out = volumes.shape[1:], tuple(new_shape)
+    write = as_box(box, shape_out)
     rule: dict[str, Any] = {"method": method, "separate_axis": separate_axis}
     read = read_box(write, shape_in, shape_out, order=_order(method), separate_axis=separate_axis)
     return resample_labels_block(array[(..., *read.slices)], read, shape_in, shape_out, write, **rule)
@@ -95,33 +99,19 @@ def resample_labels_block(
     out : array, optional
         Of the output's shape and type, to write into.
     """
-    module = get_array_module(block)
+    module, volumes = get_array_module(block), as_volumes(block)
     need = read_box(write, shape_in, shape_out, order=_order(method), separate_axis=separate_axis)
     if block.dtype.kind not in "iub":
         raise ValueError(f"labels are {block.dtype}; whole numbers (an integer type) are needed")
-    if block.shape[-3:] != read.shape or need.intersect(read) != need:
-        raise ValueError(
-            f"a block of shape {block.shape} with read box {read.bounds} was given; write box {write.bounds} "
-            f"needs {need.bounds}"
-        )
-    if separate_axis not in (None, 0, 1, 2):
-        raise ValueError(f"separate_axis is {separate_axis}; None, 0, 1 or 2 is needed")
-    shape = (*block.shape[:-3], *write.shape)
-    target = module.empty(shape, block.dtype) if out is None else out
-    if target.shape != shape or target.dtype != block.dtype:
-        raise ValueError(f"out is {target.dtype} {target.shape}; {block.dtype} {shape} is needed")
-    spans = list(zip(shape_in, shape_out, write.start, write.stop, strict=True))
-    volumes, results = (block[None], target[None]) if block.ndim == 3 else (block, target)
-    for volume, result in zip(volumes, results, strict=True):
+    check_block(volumes.shape[1:], read, need, write)
+    target = as_target(out, (*block.shape[:-3], *write.shape), block.dtype, module)
+    spans = list(zip(shape_in, shape_out, write.start, write.stop, read.start, strict=True))
+    interpolate = _compiled if module is np else _vectorised
+    for volume, result in zip(volumes, as_volumes(target), strict=True):
         if method == "nearest":
-            index = [nearest_index(*span) - start for span, start in zip(spans, read.start, strict=True)]
-            gather(volume, index, result)
+            gather(volume, [nearest_index(*span) - start for *span, start in spans], result)
         else:
-            cells = [
-                _cells(*span, start, axis == separate_axis)
-                for axis, (span, start) in enumerate(zip(spans, read.start, strict=True))
-            ]
-            (_compiled if module is np else _vectorised)(volume, cells, result)
+            interpolate(volume, [_cells(*span, k == separate_axis) for k, span in enumerate(spans)], result)
     return target
 
 

@@ -1,6 +1,8 @@
 """Resampling of image volumes: arrays in, arrays out, the whole or any box of the output.
 
-One banded matrix per axis (`axis.py`) is applied axis by axis; nothing here knows files, chunks or tasks.
+One banded matrix per axis (`axis.py` states the mathematics and the error bound) is applied axis by axis, to
+voxels less the middle of their range, and the result is clipped. NumPy arrays go through compiled sweeps
+(`_sweeps.py`), CuPy arrays through whole-array operations (`_taps.py`). Knows no files, chunks or tasks.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import numpy as np
 
 from voxelmill.errors import ValueRuleError
 from voxelmill.geometry import Box
-from voxelmill.kernels.axis import Band, bands, read_box
-from voxelmill.kernels.backend import Array, get_array_module
+from voxelmill.kernels.axis import GRID, Rule, band, step
+from voxelmill.kernels.backend import Array, asnumpy, get_array_module
 
 Clip = bool | None | tuple[Any, Any]
 Bounds = Sequence[Sequence[int]]
@@ -33,7 +35,8 @@ def resample(
     """Resample a volume to a new shape, as nnU-Net does, or only one box of the result.
 
     Equal to ``skimage.transform.resize(mode="edge")`` and so to ``scipy.ndimage.zoom(mode="nearest",
-    grid_mode=True)`` with a clip, within 1e-5 of the value range for float32 and 1e-10 for float64.
+    grid_mode=True)`` with a clip, within 1e-5 of the value range for float32 and 1e-10 for float64. A box has
+    the bits of the whole.
 
     Parameters
     ----------
@@ -66,26 +69,20 @@ def resample(
     ValueRuleError
         If the range is needed and a voxel is not finite.
     """
-    module = get_array_module(array)
     volumes = as_volumes(array)
-    shape_in, shape_out = volumes.shape[1:], checked_shape(new_shape)
-    write = checked_box(box, shape_out)
-    rule = {
-        "order": order,
-        "separate_axis": separate_axis,
-        "order_separate": order_separate,
-        "anti_alias": anti_alias,
-    }
-    check_rule(**rule)
-    dtype = float_type(volumes.dtype)
-    span = None if clip is not True and clip not in (False, None) else _ranges(module, volumes, separate_axis)
-    limits = span if clip is True else clip
-    middle = None if span is None else _middle(span, len(volumes))
-    if array.ndim == 3 and isinstance(limits, tuple) and clip is not True:
-        limits = tuple(np.asarray(limit)[None] if np.ndim(limit) else limit for limit in limits)
-    read = read_box(write, shape_in, shape_out, itemsize=dtype.itemsize, **rule)
-    block = volumes[(slice(None), *read.slices)]
-    out = resample_block(block, read, shape_in, shape_out, write, clip=limits, middle=middle, **rule)
+    itemsize = float_type(volumes.dtype).itemsize
+    shapes = volumes.shape[1:], tuple(new_shape)
+    rule = Rule(*shapes, order, separate_axis, order_separate, anti_alias, itemsize)
+    write = as_box(box, rule.shape_out)
+    ranges = None if isinstance(clip, tuple) else value_ranges(volumes, separate_axis)
+    if clip is True:
+        clip = ranges
+    elif isinstance(clip, tuple) and array.ndim == 3:
+        clip = (_with_channel(clip[0]), _with_channel(clip[1]))
+    read = rule.read_box(write)
+    out = get_array_module(array).empty((len(volumes), *write.shape), float_type(volumes.dtype))
+    middle = None if ranges is None else _middle(*ranges)
+    _resample_channels(volumes[(slice(None), *read.slices)], rule, write, clip, middle, out)
     return out[0] if array.ndim == 3 else out
 
 
@@ -128,64 +125,41 @@ def resample_block(
     array
         `out`, or a new array.
     """
-    module = get_array_module(block)
     volumes = as_volumes(block)
-    if volumes.shape[1:] != read.shape:
-        raise ValueError(f"the block has shape {volumes.shape[1:]}, but its read box {read.bounds} another")
     dtype = float_type(volumes.dtype)
-    rule = {"order": order, "separate_axis": separate_axis, "order_separate": order_separate}
-    itemsize = dtype.itemsize
-    need = read_box(write, shape_in, shape_out, anti_alias=anti_alias, itemsize=itemsize, **rule)
-    if need.intersect(read) != need:
-        raise ValueError(f"the read box is {read.bounds}, but write box {write.bounds} needs {need.bounds}")
-    volumes = volumes[(slice(None), *need.shift([-a for a in read.start]).slices)]
-    rows = bands(write, shape_in, shape_out, anti_alias=anti_alias, itemsize=itemsize, **rule)
-    target = out if out is not None else module.empty((*block.shape[:-3], *write.shape), dtype)
-    if target.shape != (*block.shape[:-3], *write.shape) or target.dtype != dtype:
-        raise ValueError(
-            f"out is {target.dtype} {target.shape}; {dtype} {(*block.shape[:-3], *write.shape)} is needed"
-        )
-    limits = _limits(clip, len(volumes), None if separate_axis is None else shape_in[separate_axis])
-    centres = _middle(limits, len(volumes)) if middle is None else np.broadcast_to(middle, len(volumes))
-    factors = [m / n for n, m in zip(shape_in, shape_out, strict=True)]
-    for c, (volume, result) in enumerate(zip(volumes, as_volumes(target), strict=True)):
-        low, high = limits[0][c], limits[1][c]
-        if separate_axis is not None:
-            part = slice(need.start[separate_axis], need.stop[separate_axis])
-            low, high = low[part], high[part]
-        _resample_volume(volume, need, rows, factors, separate_axis, (low, high), centres[c], result)
+    shapes = tuple(shape_in), tuple(shape_out)
+    rule = Rule(*shapes, order, separate_axis, order_separate, anti_alias, dtype.itemsize)
+    need = rule.read_box(write)
+    check_block(volumes.shape[1:], read, need, write)
+    target = as_target(out, (*block.shape[:-3], *write.shape), dtype, get_array_module(block))
+    inside = volumes[(slice(None), *need.shift([-start for start in read.start]).slices)]
+    _resample_channels(inside, rule, write, clip, middle, as_volumes(target))
     return target
 
 
 def workspace_bytes(read: Box, write: Box, itemsize: int = 4) -> int:
-    """Bytes that `resample_block` allocates for one channel at a time, beyond its block and its output.
+    """Bytes that `resample_block` allocates beyond its block and its output, at most.
 
-    The volume between the two sweeps, at most one plane's buffers and the bands.
+    One channel at a time: the volume between the two sweeps, for a slab of 16 MiB or of 64 output voxels if
+    that is more; the buffers of one plane; and one window of a strip of columns.
     """
+    from voxelmill.kernels._sweeps import SLAB
+
     (z, y, x), (zo, yo, xo) = read.shape, write.shape
-    between = max(z * yo * xo, zo * y * x)
-    plane = 2 * (max(y, yo) + 48) * (max(x, xo) + 48)
-    strip = (z + 48) * 512
-    return itemsize * (between + 2 * plane + strip + 64 * (zo + yo + xo))
+    slab = min(max(z * yo * xo, zo * y * x), max(SLAB, GRID * max(z * xo, y * x)))
+    plane = 5 * max(y, yo) * max(x, xo)
+    rows = 64 * (zo + yo + xo) + 1024 * z
+    return itemsize * (slab + plane + rows) + (1 << 16)
 
 
 def as_volumes(array: Array) -> Array:
     """The array as (c, z, y, x)."""
     if array.ndim not in (3, 4) or array.size == 0:
-        raise ValueError(
-            f"the array has shape {array.shape}; (z, y, x) or (c, z, y, x), not empty, is needed"
-        )
+        raise ValueError(f"the array has shape {array.shape}; (z, y, x) or (c, z, y, x) is needed, not empty")
     return array[None] if array.ndim == 3 else array
 
 
-def checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Three positive integers."""
-    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
-        raise ValueError(f"new_shape is {tuple(shape)}; three whole numbers of at least 1 are needed")
-    return int(shape[0]), int(shape[1]), int(shape[2])
-
-
-def checked_box(box: Box | Bounds | None, shape: Sequence[int]) -> Box:
+def as_box(box: Box | Bounds | None, shape: Sequence[int]) -> Box:
     """The box asked for; the whole output where none is."""
     if box is None:
         return Box.whole(shape)
@@ -198,12 +172,22 @@ def checked_box(box: Box | Bounds | None, shape: Sequence[int]) -> Box:
     return box
 
 
-def check_rule(order: int, separate_axis: int | None, order_separate: int, anti_alias: bool) -> None:
-    """Refuse an order or an axis that does not exist."""
-    if order not in (0, 1, 2, 3) or order_separate not in (0, 1, 2, 3):
-        raise ValueError(f"order is {order} and order_separate {order_separate}; 0, 1, 2 or 3 are possible")
-    if separate_axis not in (None, 0, 1, 2):
-        raise ValueError(f"separate_axis is {separate_axis}; None, 0, 1 or 2 is needed")
+def as_target(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], module: Any) -> Array:
+    """`out` if it fits, or a new array."""
+    if out is None:
+        return module.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"out is {out.dtype} {out.shape}; {dtype} {shape} is needed")
+    return out
+
+
+def check_block(shape: tuple[int, ...], read: Box, need: Box, write: Box) -> None:
+    """Refuse a block that is not its read box, or a read box that is too small."""
+    if shape != read.shape or need.intersect(read) != need:
+        raise ValueError(
+            f"a block of shape {shape} with read box {read.bounds} was given; "
+            f"write box {write.bounds} needs {need.bounds}"
+        )
 
 
 def float_type(dtype: Any) -> np.dtype[Any]:
@@ -211,17 +195,76 @@ def float_type(dtype: Any) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
-def _ranges(module: Any, volumes: Array, separate_axis: int | None) -> tuple[Any, Any]:
-    """Smallest and largest voxel of each channel, or of each slice of each channel."""
+def value_ranges(volumes: Array, separate_axis: int | None = None) -> tuple[Any, Any]:
+    """Smallest and largest voxel of each channel (c,), or of each slice of each channel (c, slices)."""
     axes = tuple(axis + 1 for axis in range(3) if axis != separate_axis)
-    low, high = volumes.min(axes), volumes.max(axes)
-    if module is not np:
-        low, high = low.get(), high.get()
+    low, high = asnumpy(volumes.min(axes)), asnumpy(volumes.max(axes))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueRuleError(
-            "the array holds voxels that are not finite (NaN or infinite); replace them first"
-        )
+        raise ValueRuleError("the array holds voxels that are NaN or infinite; finite ones are needed")
     return low, high
+
+
+def _resample_channels(volumes: Array, rule: Rule, write: Box, clip: Clip, middle: Any, out: Array) -> None:
+    """Each channel in turn, with a separate axis moved to the front."""
+    axis = rule.separate_axis
+    low, high = _limits(clip, len(volumes), None if axis is None else rule.shape_in[axis])
+    centres = np.broadcast_to(_middle(low, high) if middle is None else middle, len(volumes))
+    arguments, begin = rule.axes(write), list(rule.read_box(write).start)
+    if axis is not None:
+        low, high = (limit[:, begin[axis] : begin[axis] + volumes.shape[1 + axis]] for limit in (low, high))
+        volumes, out = (_front(array, axis) for array in (volumes, out))
+        begin, arguments = ([items.pop(axis), *items] for items in (begin, arguments))
+    for c in range(len(volumes)):
+        limits = low[c].astype(out.dtype), high[c].astype(out.dtype)
+        _resample_volume(volumes[c], begin, arguments, axis is not None, limits, centres[c], out[c])
+
+
+def _front(array: Array, axis: int) -> Array:
+    """(c, z, y, x) with one of z, y, x moved before the others."""
+    return get_array_module(array).moveaxis(array, 1 + axis, 1)
+
+
+def _resample_volume(
+    volume: Array,
+    begin: list[int],
+    arguments: list[Any],
+    separate: bool,
+    limits: tuple[Any, Any],
+    middle: float,
+    out: Array,
+) -> None:
+    """One channel: a gather where every axis copies voxels, else a sweep."""
+    steps = [step(*axis) for axis in arguments]
+    if all(axis.is_copy for axis in steps):
+        gather(volume, [axis.first - start for axis, start in zip(steps, begin, strict=True)], out)
+        if separate:
+            limits = tuple(limit[steps[0].first - begin[0], None, None] for limit in limits)
+        module = get_array_module(out)
+        module.clip(out, *(module.asarray(limit) for limit in limits), out=out)
+        return
+    factors = [n_out / n_in for n_in, n_out, *_ in arguments]
+    rows, sweep = _engine(get_array_module(volume))
+    ways = [rows(*axis) for axis in arguments]
+    sweep(volume.astype(out.dtype, copy=False), begin, ways, factors, separate, limits, middle, out)
+
+
+def gather(volume: Array, index: list[Any], out: Array) -> None:
+    """Copy the voxel at ``index[axis][o]`` of each axis."""
+    module = get_array_module(volume)
+    for axis, where in enumerate(index):
+        volume = volume.take(module.asarray(where), axis)
+    out[...] = volume
+
+
+def _engine(module: Any) -> tuple[Any, Any]:
+    """How the rows of an axis are given, and what applies them: compiled for NumPy arrays only."""
+    if module is np:
+        from voxelmill.kernels import _sweeps
+
+        return step, _sweeps.sweep
+    from voxelmill.kernels import _taps
+
+    return band, _taps.sweep
 
 
 def _limits(clip: Clip, channels: int, slices: int | None) -> tuple[Any, Any]:
@@ -236,71 +279,17 @@ def _limits(clip: Clip, channels: int, slices: int | None) -> tuple[Any, Any]:
     try:
         return np.broadcast_to(arrays[0], shape), np.broadcast_to(arrays[1], shape)
     except ValueError:
-        raise ValueError(
-            f"clip has shapes {[a.shape for a in arrays]}; {shape} or numbers are needed"
-        ) from None
+        found = [a.shape for a in arrays]
+        raise ValueError(f"clip has shapes {found}; {shape} or numbers are needed") from None
 
 
-def _middle(limits: tuple[Any, Any], channels: int) -> Any:
-    """Middle of each channel's range; 0 where there is none."""
-    low, high = (np.asarray(v, np.float64).reshape(channels, -1) for v in limits)
+def _middle(low: Any, high: Any) -> Any:
+    """Middle of each channel's range (c,); 0 where there is none."""
+    low, high = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (low, high))
     middle = (low.min(1) + high.max(1)) / 2
     return np.where(np.isfinite(middle), middle, 0)
 
 
-def _resample_volume(
-    volume: Array,
-    read: Box,
-    rows: list[Band | None],
-    factors: list[float],
-    separate_axis: int | None,
-    limits: tuple[Any, Any],
-    middle: float,
-    out: Array,
-) -> None:
-    """One channel. A separate axis comes first in all that follows."""
-    if separate_axis:
-        volume, out = (np.moveaxis(a, separate_axis, 0) for a in (volume, out))
-        rows, factors = _first(rows, separate_axis), _first(factors, separate_axis)
-    start = _first(read.start, separate_axis or 0)
-    dtype = out.dtype
-    steps = [_step(band, begin, n, dtype) for band, begin, n in zip(rows, start, volume.shape, strict=True)]
-    if all(step[1].shape[1] == 1 for step in steps):
-        gather(volume, [step[0] for step in steps], out)
-        if np.isfinite(limits[0]).any():
-            get_array_module(out).clip(out, limits[0].min(), limits[1].max(), out=out)
-        return
-    low, high = (np.ascontiguousarray(limit, dtype).reshape(-1) for limit in limits)
-    if volume.dtype != dtype:
-        volume = volume.astype(dtype)
-    sweep = _engine(get_array_module(volume))
-    sweep(volume, steps, factors, separate_axis is not None, low, high, dtype.type(middle), out)
-
-
-def _first(items: Sequence[Any], axis: int) -> list[Any]:
-    """The items with that of `axis` moved to the front."""
-    return [items[axis], *(item for k, item in enumerate(items) if k != axis)]
-
-
-def _step(band: Band | None, begin: int, n: int, dtype: Any) -> tuple[Any, Any]:
-    """First voxel (within the block) and weights of each output row; the identity as a gather."""
-    if band is None:
-        return np.arange(n), np.ones((n, 1), dtype)
-    return band.first - begin, band.weights
-
-
-def gather(volume: Array, index: list[Any], out: Array) -> None:
-    """Copy the voxel at ``index[axis][o]`` of each axis."""
-    module = get_array_module(volume)
-    for axis, where in enumerate(index):
-        volume = volume.take(module.asarray(where), axis)
-    out[...] = volume
-
-
-def _engine(module: Any) -> Any:
-    """Compiled sweeps for NumPy arrays, whole-array operations for CuPy's."""
-    if module is np:
-        from voxelmill.kernels._sweeps import sweep
-    else:
-        from voxelmill.kernels._taps import sweep
-    return sweep
+def _with_channel(limit: Any) -> Any:
+    """A clip limit of a volume without channels, for one channel."""
+    return np.asarray(limit)[None] if np.ndim(limit) else limit
