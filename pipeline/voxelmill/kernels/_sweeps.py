@@ -1,13 +1,15 @@
 """The compiled passes of `resample`: planes and columns of one volume. Imports Numba.
 
-A sweep is a sum of at most a few dozen weighted rows of contiguous voxels, held in the first cache; the axis
-x is turned into rows and back by transposing one plane. Every output voxel adds its taps in one fixed order,
-whatever box is computed and wherever the voxel lies in a vector register, so cutting changes no bit.
+Along one axis, a piece of at most 64 output voxels is computed from a window of the input: the window is
+loaded, the spline's recursion runs forwards and backwards through it, and each output row is a sum of four
+weighted rows. All loops run along contiguous voxels in the first caches; x becomes the slow axis of a plane
+by transposing it. The arithmetic of a piece depends on nothing but its window, so cutting changes no bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,143 +17,258 @@ import numba
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from voxelmill.kernels.axis import GRID, Step
+
 _FUSED = {"contract"}  # a * b + c is rounded once; sums are never reordered
 _inline = numba.njit(fastmath=_FUSED, nogil=True)
-_STRIP = 1024  # voxels of a row of the column buffer
+_STRIP = 512  # voxels of a row of the column buffer
 SLAB = 1 << 22  # voxels between the two sweeps
 
-Step = tuple[Any, Any]
-"""First input voxel (rows,) and weights (rows, taps) of each output row of one axis."""
-
 
 @_inline
-def _row(source: Any, first: int, weights: Any, o: int, target: Any, r: int, n: int) -> None:
-    """``target[r, :n] = weights[o] @ source[first:, :n]``: 1, 2, or a multiple of 12 weighted rows."""
-    taps = weights.shape[1]
-    if taps == 1:
-        for j in range(n):
-            target[r, j] = source[first, j]
-    elif taps == 2:
-        w0, w1 = weights[o, 0], weights[o, 1]
-        for j in range(n):
-            target[r, j] = w0 * source[first, j] + w1 * source[first + 1, j]
-    else:
-        for j in range(n):
-            target[r, j] = 0
-        for t in range(0, taps, 12):
-            i = first + t
-            w0, w1, w2, w3 = weights[o, t], weights[o, t + 1], weights[o, t + 2], weights[o, t + 3]
-            w4, w5, w6, w7 = weights[o, t + 4], weights[o, t + 5], weights[o, t + 6], weights[o, t + 7]
-            w8, w9, wa, wb = weights[o, t + 8], weights[o, t + 9], weights[o, t + 10], weights[o, t + 11]
-            for j in range(n):
-                a = target[r, j] + w0 * source[i, j] + w1 * source[i + 1, j] + w2 * source[i + 2, j]
-                b = a + w3 * source[i + 3, j] + w4 * source[i + 4, j] + w5 * source[i + 5, j]
-                c = b + w6 * source[i + 6, j] + w7 * source[i + 7, j] + w8 * source[i + 8, j]
-                target[r, j] = c + w9 * source[i + 9, j] + wa * source[i + 10, j] + wb * source[i + 11, j]
-
-
-@_inline
-def _rows(source: Any, first: Any, weights: Any, target: Any) -> None:
-    for o in range(len(first)):
-        _row(source, first[o], weights, o, target, o, target.shape[1])
-
-
-@_inline
-def _transpose(source: Any, target: Any) -> None:
-    """``target[:] = source.T``, eight rows at a time."""
-    n, m = source.shape
-    for i in range(0, n - n % 8, 8):
-        a, b, c, d = source[i], source[i + 1], source[i + 2], source[i + 3]
-        e, f, g, h = source[i + 4], source[i + 5], source[i + 6], source[i + 7]
-        for j in range(m):
-            target[j, i], target[j, i + 1], target[j, i + 2], target[j, i + 3] = a[j], b[j], c[j], d[j]
-            target[j, i + 4], target[j, i + 5], target[j, i + 6], target[j, i + 7] = e[j], f[j], g[j], h[j]
-    for i in range(n - n % 8, n):
-        for j in range(m):
-            target[j, i] = source[i, j]
-
-
-@_inline
-def _load(given: Any, shift: Any, kept: Any) -> None:
-    """Subtract the middle of the range."""
-    for j in range(len(kept)):
-        kept[j] = given[j] - shift
-
-
-@_inline
-def _finish(row: Any, shift: Any, low: Any, high: Any, target: Any) -> None:
-    """Add the middle of the range back and clip."""
+def _blend(line, shift, p, q, before, row):  # type: ignore[no-untyped-def]
+    zero = row.dtype.type(0)
     for j in range(len(row)):
-        target[j] = min(max(row[j] + shift, low), high)
+        row[j] = zero + p * (line[j] - shift) + q * before[j]
 
 
-def columns(source, size, first, weights, before, after, low, high, target, grid):  # type: ignore[no-untyped-def]
-    """Along axis 0, strip by strip: each strip is copied so that its column lies close together."""
-    n, height, width, plane, pitch = size
-    parts = -(-width // _STRIP)
-    across = -(-width // parts)
-    down = max(1, _STRIP // across)
-    buffer = np.zeros((max(n, weights.shape[1]), across * down), target.dtype)
-    line = np.empty((1, across * down), target.dtype)
-    for y0 in range(0, height, down):
-        tall = min(down, height - y0)
-        for x0 in range(0, width, across):
-            wide = min(across, width - x0)
-            for i in range(n):
-                for y in range(tall):
-                    at = i * plane + (y0 + y) * pitch + x0
-                    _load(source[at : at + wide], before[0], buffer[i, y * wide : (y + 1) * wide])
-            for o in range(len(first)):
-                _row(buffer, first[o], weights, o, line, 0, tall * wide)
-                for y in range(tall):
-                    at = o * grid[3] + (y0 + y) * grid[4] + x0
-                    part = line[0, y * wide : (y + 1) * wide]
-                    _finish(part, after[0], low[0], high[0], target[at : at + wide])
+@_inline
+def _backward(pole, after, row):  # type: ignore[no-untyped-def]
+    for j in range(len(row)):
+        row[j] = pole * (after[j] - row[j])
 
 
-def planes(  # type: ignore[no-untyped-def]
-    source, size, y_first, y_weights, x_first, x_weights, y_leads, before, after, low, high, target, grid
+@_inline
+def _window(source, at, pitch, low, last, rows, pole, shift, held):  # type: ignore[no-untyped-def]
+    """Hold rows from `low` on (the ends repeated) less `shift`, and make them spline coefficients.
+
+    The recursion of M. Unser, A. Aldroubi and M. Eden, IEEE TPAMI 13(3), 1991, without its gain, on a signal
+    that stays constant beyond both ends of the window.
+    """
+    width, one = held.shape[1], held.dtype.type(1)
+    for j in range(width):
+        held[0, j] = 0
+    p, q = one / (one - pole), pole
+    for r in range(rows):
+        row = at + min(max(low + r, 0), last) * pitch
+        _blend(source[row : row + width], shift, p, q, held[max(r - 1, 0)], held[r])
+        p = one
+    if pole != 0:
+        row = at + min(max(low + rows - 1, 0), last) * pitch
+        p, q = pole * pole / ((one - pole) * (pole * pole - one)), pole / (pole * pole - one)
+        _blend(source[row : row + width], shift, p, q, held[rows - 1], held[rows - 1])
+        for r in range(rows - 2, -1, -1):
+            _backward(pole, held[r + 1], held[r])
+
+
+@_inline
+def _row(held, k, weights, shift, low, high, target):  # type: ignore[no-untyped-def]
+    """One output row: weighted rows of `held`, the middle of the range added back, clipped."""
+    zero = held.dtype.type(0)
+    p, q, r, s = held[k], held[k + 1], held[k + 2], held[k + 3]
+    a, b, c, d = weights[0], weights[1], weights[2], weights[3]
+    if len(weights) == 4:
+        for j in range(len(target)):
+            total = zero + a * p[j] + b * q[j] + c * r[j] + d * s[j]
+            target[j] = min(max(total + shift, low), high)
+        return
+    for j in range(len(target)):
+        target[j] = 0
+    for t in range(len(weights)):
+        a, p = weights[t], held[k + t]
+        for j in range(len(target)):
+            target[j] = target[j] + a * p[j]
+    for j in range(len(target)):
+        target[j] = min(max(target[j] + shift, low), high)
+
+
+@_inline
+def _axis(  # type: ignore[no-untyped-def]
+    source, at, pitch, last, step, held, before, after, low, high, target, to, stride
 ):
-    """Along axes 1 and 2, plane by plane; ``low[i]`` and ``high[i]`` clip plane ``i``."""
-    n, height, width = size[:3]
-    rows, cols = len(y_first), len(x_first)
-    between = rows if y_leads else height
-    plane = np.zeros((max(height, y_weights.shape[1]), width), target.dtype)
-    led = np.empty((between, width), target.dtype)
-    turned = np.zeros((max(width, x_weights.shape[1]), between), target.dtype)
-    summed = np.empty((cols, between), target.dtype)
-    back = np.zeros((max(between, y_weights.shape[1]), cols), target.dtype)
-    line = np.empty((1, cols), target.dtype)
-    for i in range(n):
-        for y in range(height):
-            at = i * size[3] + y * size[4]
-            _load(source[at : at + width], before[0], plane[y])
-        if y_leads:
-            _rows(plane, y_first, y_weights, led)
-            _transpose(led, turned)
-        else:
-            _transpose(plane[:height], turned)
-        _rows(turned, x_first, x_weights, summed)
-        _transpose(summed, back)
+    """All pieces of one axis: rows of `source`, `pitch` apart, to rows of `target`, `stride` apart."""
+    first, weights, pieces, pole = step[:4]
+    for p in range(len(pieces)):
+        start = pieces[p, 2]
+        _window(source, at, pitch, start, last, pieces[p, 3] - start, pole, before, held)
+        for o in range(pieces[p, 0], pieces[p, 1]):
+            out = target[to + o * stride : to + o * stride + held.shape[1]]
+            _row(held, first[o] - start, weights[o], after, low, high, out)
+
+
+@_inline
+def _turn(source, n, m, target):  # type: ignore[no-untyped-def]
+    """Transpose n rows of m voxels, sixteen rows at a time."""
+    whole = n - n % 16
+    for i in range(0, whole, 16):
+        for j in range(m):
+            out = target[j * n + i : j * n + i + 16]
+            for k in range(16):
+                out[k] = source[(i + k) * m + j]
+    for i in range(whole, n):
+        for j in range(m):
+            target[j * n + i] = source[i * m + j]
+
+
+def columns(source, size, step, before, after, low, high, target, grid):  # type: ignore[no-untyped-def]
+    """Along axis 0, strip by strip of voxels that are contiguous in both arrays."""
+    n, height, width, plane, pitch = size
+    across = -(-width // -(-width // _STRIP))
+    room = np.empty((step[4], across), target.dtype)
+    for y in range(height):
+        for x in range(0, width, across):
+            held = room if x + across <= width else np.empty((step[4], width - x), target.dtype)
+            at, to = y * pitch + x, y * grid[4] + x
+            _axis(source, at, plane, n - 1, step, held, before, after, low, high, target, to, grid[3])
+
+
+def planes(source, size, chosen, y, x, before, after, low, high, target, grid):  # type: ignore[no-untyped-def]
+    """Along axes 1, then 2: output plane ``k`` from plane ``chosen[k]``, clipped to its own range."""
+    height, width, plane, pitch = size[1:]
+    rows, cols = len(y[0]), len(x[0])
+    held_y = np.empty((y[4], width), target.dtype)
+    held_x = np.empty((x[4], rows), target.dtype)
+    upright, turned = np.empty(rows * max(width, cols), target.dtype), np.empty(rows * width, target.dtype)
+    summed = np.empty(rows * cols, target.dtype)
+    none, free = target.dtype.type(0), target.dtype.type(np.inf)
+    for k in range(len(chosen)):
+        to = k * grid[3]
+        if k == 0 or chosen[k] != chosen[k - 1]:
+            at = chosen[k] * plane
+            _axis(source, at, pitch, height - 1, y, held_y, before, none, -free, free, upright, 0, width)
+            _turn(upright, rows, width, turned)
+            _axis(turned, 0, rows, width - 1, x, held_x, none, after, low[k], high[k], summed, 0, rows)
+            _turn(summed, cols, rows, upright)
         for o in range(rows):
-            at = i * grid[3] + o * grid[4]
-            if y_leads:
-                _finish(back[o], after[0], low[i], high[i], target[at : at + cols])
-            else:
-                _row(back, y_first[o], y_weights, o, line, 0, cols)
-                _finish(line[0], after[0], low[i], high[i], target[at : at + cols])
+            line, row = upright[o * cols : (o + 1) * cols], target[to + o * grid[4] : to + o * grid[4] + cols]
+            for j in range(cols):
+                row[j] = line[j]
 
 
 @cache
 def compiled(name: str, itemsize: int) -> Any:
     """`columns` or `planes` for one float type."""
-    real = numba.from_dtype(np.dtype(f"f{itemsize}"))
-    voxels, row, whole = numba.types.Array(real, 1, "C", readonly=True), real[::1], numba.int64
-    size = numba.types.UniTuple(whole, 5)
-    step = (whole[::1], real[:, ::1])
-    steps = (*step, *step, numba.boolean) if name == "planes" else step
-    signature = numba.void(voxels, size, *steps, row, row, row, row, row, size)
+    real, whole = numba.from_dtype(np.dtype(f"f{itemsize}")), numba.int64
+    voxels, size = real[::1], numba.typeof((0,) * 5)
+    rows = np.zeros(1, np.int64), np.zeros((1, 4), f"f{itemsize}"), np.zeros((1, 4), np.int64)
+    step = numba.typeof((*rows, rows[1].dtype.type(0), 0))
+    if name == "columns":
+        signature = numba.void(voxels, size, step, real, real, real, real, real[::1], size)
+    else:
+        ways, limits = (whole[::1], step, step), (real, real, real[::1], real[::1])
+        signature = numba.void(voxels, size, *ways, *limits, real[::1], size)
     return numba.njit(signature, fastmath=_FUSED, nogil=True, cache=True)(globals()[name])
+
+
+def sweep(
+    volume: Any,
+    begin: list[int],
+    steps: list[Step],
+    factors: list[float],
+    separate: bool,
+    limits: tuple[Any, Any],
+    middle: float,
+    out: Any,
+) -> None:
+    """Resample one volume: planes then columns, or columns then planes where axis 0 shrinks.
+
+    The volume between the two is held for a slab of the output only. Where rows of `volume` or `out` are not
+    contiguous, they are copied.
+
+    Parameters
+    ----------
+    volume : (z, y, x)
+        The voxels that `steps` read; float32 or float64.
+    begin : (z, y, x)
+        Its first voxel in the whole input, from which `steps` count.
+    factors : (z, y, x)
+        Output voxels per input voxel.
+    separate : bool
+        Clip each plane of `volume` to its own range, before anything is done across planes.
+    limits : (low, high)
+        One number each, or one for each plane of `volume`; arrays of the type of `out`.
+    middle : float
+        Subtracted first and added last.
+    """
+    if not _is_plain(out):
+        whole = np.empty(out.shape, out.dtype)
+        sweep(volume, begin, steps, factors, separate, limits, middle, whole)
+        out[...] = whole
+        return
+    volume = volume if _is_plain(volume) and volume.flags.writeable else volume.copy()
+    z, y, x = (_Way.of(step, first, out.dtype) for step, first in zip(steps, begin, strict=True))
+    none, shift, free = (out.dtype.type(v) for v in (0, middle, np.inf))
+    if steps[0].is_copy:
+        chosen = z.first
+        if separate:
+            limits = limits[0][chosen], limits[1][chosen]
+        _planes(volume, chosen, y, x, shift, shift, limits, out)
+    elif factors[1] == factors[2] == 1 and not separate:
+        _columns(volume, z, shift, shift, limits, out)
+    elif factors[0] < 1 and not separate:
+        for part, rows, span in z.slabs(volume[0].size):
+            between = np.empty((len(rows.first), *volume.shape[1:]), out.dtype)
+            _columns(volume[span], rows, shift, none, (-free, free), between)
+            _planes(between, np.arange(len(between)), y, x, none, shift, limits, out[part])
+    else:
+        inner = (limits[0] - shift, limits[1] - shift) if separate else (-free, free)
+        outer = (-free, free) if separate else limits
+        for part, rows, span in y.slabs(len(volume) * len(x.first)):
+            between = np.empty((len(volume), len(rows.first), len(x.first)), out.dtype)
+            _planes(volume[:, span], np.arange(len(volume)), rows, x, shift, none, inner, between)
+            _columns(between, z, none, shift, outer, out[:, part])
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A `Step` counted from the first voxel of a block."""
+
+    first: Any
+    weights: Any
+    pieces: Any
+    pole: Any
+
+    @classmethod
+    def of(cls, step: Step, begin: int, dtype: Any) -> _Way:
+        return cls(
+            step.first - begin, step.weights, step.pieces - (0, 0, begin, begin), dtype.type(step.pole)
+        )
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """As the compiled passes take it, with the rows of the largest window."""
+        tallest = int((self.pieces[:, 3] - self.pieces[:, 2]).max())
+        return self.first, self.weights, self.pieces, self.pole, tallest
+
+    def slabs(self, voxels: int) -> Iterator[tuple[slice, _Way, slice]]:
+        """Output rows, their way and the input rows they need, whole pieces of about `SLAB` voxels."""
+        count = max(1, SLAB // (GRID * voxels))
+        for k in range(0, len(self.pieces), count):
+            pieces = self.pieces[k : k + count]
+            part = slice(int(pieces[0, 0]), int(pieces[-1, 1]))
+            begin = max(0, int(pieces[:, 2].min()))
+            rows = self.first[part] - begin
+            local = pieces - (part.start, part.start, begin, begin)
+            yield (
+                part,
+                _Way(rows, self.weights[part], local, self.pole),
+                slice(begin, int(pieces[:, 3].max())),
+            )
+
+
+def _planes(
+    volume: Any, chosen: Any, y: _Way, x: _Way, before: Any, after: Any, limits: tuple[Any, Any], out: Any
+) -> None:
+    low, high = (np.full(len(chosen), limit, out.dtype) for limit in limits)
+    call = compiled("planes", out.itemsize)
+    call(*_memory(volume), chosen, y.arguments, x.arguments, before, after, low, high, *_memory(out))
+
+
+def _columns(volume: Any, z: _Way, before: Any, after: Any, limits: tuple[Any, Any], out: Any) -> None:
+    low, high = (out.dtype.type(limit) for limit in limits)
+    merge = all(array.strides[1] == array.shape[2] * array.itemsize for array in (volume, out))
+    call = compiled("columns", out.itemsize)
+    call(*_memory(volume, merge), z.arguments, before, after, low, high, *_memory(out, merge))
 
 
 def _is_plain(volume: Any) -> bool:
@@ -160,71 +277,10 @@ def _is_plain(volume: Any) -> bool:
     return steps_well and volume.strides[2] == volume.itemsize
 
 
-def _memory(volume: Any) -> tuple[Any, tuple[int, ...]]:
-    """The voxels as one stretch of memory; shape, plane stride and row stride. x must be contiguous."""
-    strides = [step // volume.itemsize for step in volume.strides[:2]]
-    length = volume.shape[2] + sum((n - 1) * step for n, step in zip(volume.shape, strides, strict=False))
-    return as_strided(volume, (length,), (volume.itemsize,)), (*volume.shape, *strides)
-
-
-def sweep(
-    volume: Any,
-    steps: list[Step],
-    factors: list[float],
-    separate: bool,
-    low: Any,
-    high: Any,
-    middle: Any,
-    out: Any,
-) -> None:
-    """Resample one volume: planes then columns, or columns then planes where axis 0 shrinks.
-
-    The volume between the two is held for a slab of the output only. A volume whose rows are not
-    contiguous (a separate axis x) is copied. `low` and `high` have one entry, or one
-    for each plane of `volume` when axis 0 is `separate`.
-    """
-    if not _is_plain(out):
-        whole = np.empty(out.shape, out.dtype)
-        sweep(volume, steps, factors, separate, low, high, middle, whole)
-        out[...] = whole
-        return
-    volume = volume if _is_plain(volume) else np.ascontiguousarray(volume)
-    dtype = out.dtype
-    plane_pass, column_pass = (compiled(name, dtype.itemsize) for name in ("planes", "columns"))
-    z, y, x = steps
-    y_leads = factors[1] < 2 * factors[2]
-    none, shift = np.zeros(1, dtype), np.full(1, middle, dtype)
-    free = np.full(max(len(volume), len(z[0])), np.inf, dtype)
-    if factors[0] < 1 and not separate:
-        low, high = np.full(len(out), low[0]), np.full(len(out), high[0])
-        size = volume.shape[1] * volume.shape[2]
-        held = np.empty(_slab_rows(z, size) * size, dtype)
-        for part, rows, span in _slabs(z, size):
-            between = held[: len(rows[0]) * size].reshape(-1, *volume.shape[1:])
-            column_pass(*_memory(volume[span]), *rows, shift, none, -free, free, *_memory(between))
-            plane_pass(*_memory(between), *y, *x, y_leads, none, shift, low, high, *_memory(out[part]))
-        return
-    inner = (low - middle, high - middle) if separate else (-free, free)
-    outer = (-free, free) if separate else (low, high)
-    size = len(volume) * len(x[0])
-    held = np.empty(_slab_rows(y, size) * size, dtype)
-    for part, rows, span in _slabs(y, size):
-        between = held[: len(rows[0]) * size].reshape(len(volume), -1, len(x[0]))
-        source = _memory(volume[:, span])
-        plane_pass(*source, *rows, *x, y_leads, shift, none, *inner, *_memory(between))
-        column_pass(*_memory(between), *z, none, shift, *outer, *_memory(out[:, part]))
-
-
-def _slab_rows(step: Step, voxels: int) -> int:
-    """Output rows of a slab whose volume between the sweeps has `voxels` a row."""
-    return min(len(step[0]), max(16, SLAB // voxels))
-
-
-def _slabs(step: Step, voxels: int) -> Iterator[tuple[slice, Step, slice]]:
-    """Output rows, their step and the input rows they need, such that a slab's volume stays small."""
-    first, weights = step
-    rows = _slab_rows(step, voxels)
-    for start in range(0, len(first), rows):
-        part = slice(start, min(start + rows, len(first)))
-        begin, end = int(first[start]), int(first[part][-1]) + weights.shape[1]
-        yield part, (first[part] - begin, weights[part]), slice(begin, end)
+def _memory(volume: Any, merge: bool = False) -> tuple[Any, tuple[int, ...]]:
+    """The voxels as one stretch of memory; shape, plane stride and row stride; planes `merge` to one row."""
+    n, height, width = volume.shape
+    plane, pitch = (step // volume.itemsize for step in volume.strides[:2])
+    length = 1 + (n - 1) * plane + (height - 1) * pitch + width - 1
+    shape = (n, 1, height * width) if merge else volume.shape
+    return as_strided(volume, (length,), (volume.itemsize,)), (*shape, plane, pitch)
