@@ -429,6 +429,17 @@ def session(process):
     ]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large")
+    cases = {f"case{i}": ((60, 200, 200), (1.2, 0.9, 0.9)) for i in range(8)}
+    made = manifest(folder / "raw", cases, ("CT", "T1"))
+    words = [made.source, "--preset", "nnunet", "--set", "target_spacing=[1, 0.8, 0.8]"]
+    words += ["--set", "store.shard_mib=8"]
+    assert call("run", words[0], folder / "out", *words[1:], "--workers", "2").returncode == 0
+    return words, stores(folder / "out")
+
+
 @pytest.mark.slow
 class TestInterrupted:
     WHEN = {
@@ -437,16 +448,6 @@ class TestInterrupted:
         "ingesting": lambda out, log: (out / "raw.zarr" / "case1").exists(),
         "preprocessing": lambda out, log: len(list(out.glob("training.zarr/fullres/*/image/c/*/*/*/*"))) > 2,
     }
-
-    @pytest.fixture(scope="class")
-    def undisturbed(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("large")
-        cases = {f"case{i}": ((60, 200, 200), (1.2, 0.9, 0.9)) for i in range(8)}
-        made = manifest(folder / "raw", cases, ("CT", "T1"))
-        words = [made.source, "--preset", "nnunet", "--set", "target_spacing=[1, 0.8, 0.8]"]
-        words += ["--set", "store.shard_mib=8"]
-        assert call("run", words[0], folder / "out", *words[1:], "--workers", "2").returncode == 0
-        return words, stores(folder / "out")
 
     @pytest.mark.parametrize("when", WHEN)
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -5,9 +5,9 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readers_support import random_direction
+from strategies import SEEDS, boxes, shapes
 
-from tests.readers_support import random_direction
-from tests.strategies import SEEDS, boxes, shapes
 from voxelmill.errors import GeometryError, SpacingError
 from voxelmill.geometry import Box, Geometry
 

@@ -32,7 +32,7 @@ ALLOWED = {
     "distributed": {"graph", "cluster"},
     "cupy": {"kernels.backend"},
     "cupyx": {"kernels.backend"},
-    "zarr": {"store"},
+    "zarr": {"store", "readers.ome_zarr", "readers.multiscales"},
     "SimpleITK": {"readers", "phantoms"},
     "nibabel": {"readers", "phantoms"},
     "pydicom": {"readers", "phantoms"},

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from strategies import SEEDS
 
-from tests.strategies import SEEDS
 from voxelmill.cases import RawCase
 from voxelmill.config import Config, load_config
 from voxelmill.errors import PlanError

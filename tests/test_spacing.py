@@ -4,10 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests import reference
 from voxelmill.spacing import new_shape, separate_axis, target_spacing
 
 MILLIMETRES = st.one_of(

@@ -5,11 +5,11 @@ import json
 import nibabel
 import numpy as np
 import pytest
+import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strategies import SEEDS
 
-from tests import reference
-from tests.strategies import SEEDS
 from voxelmill.cases import RawCase
 from voxelmill.cluster import connect
 from voxelmill.config import Config, load_config
@@ -24,6 +24,7 @@ from voxelmill.statistics import make_fingerprint
 HERE = Engine(None, Reporter())
 NARROW = ("i1", "u1", "i2", "u2")
 WIDE = ("i4", "u4", "f4", "f8")
+KINDS = ("few", "wide", "offset")
 PERCENTILES = ("percentile_00_5", "median", "percentile_99_5")
 
 
@@ -114,12 +115,12 @@ def values_of_type(rng, dtype, shape, kind):
     return array
 
 
-def random_cases(rng, dtype, kind, labels, channels=1, count=3):
-    """`labels`: for every case "some", "none" (no label) or "empty" (no foreground)."""
+def random_cases(rng, dtype, kinds, labels, count=3):
+    """A channel for each kind of values; a case in turn with "some" labels, with "none", or "empty" ones."""
     cases = {}
     for i in range(count):
         shape = tuple(rng.integers(2, 9, 3))
-        arrays = [values_of_type(rng, dtype, shape, kind) for _ in range(channels)]
+        arrays = [values_of_type(rng, dtype, shape, kind) for kind in kinds]
         label = None
         if labels[i % len(labels)] == "some":
             label = (rng.random(shape) < 0.3).astype("u1") * rng.integers(1, 4, shape, dtype="u1")
@@ -133,70 +134,68 @@ def random_cases(rng, dtype, kind, labels, channels=1, count=3):
 
 
 @pytest.mark.parametrize("dtype", [*NARROW, *WIDE])
-@pytest.mark.parametrize("kind", ["few", "wide", "offset"])
 @pytest.mark.parametrize("labels", [("some",), ("none",), ("some", "none", "empty")], ids="-".join)
-def test_equals_numpy(tmp_path, dtype, kind, labels):
-    rng = np.random.default_rng([ord(c) for c in dtype + kind])
-    cases = random_cases(rng, dtype, kind, labels, channels=2)
-    found = fingerprint_of(write_manifest(tmp_path / "in", cases, ("T1", "T2")), tmp_path / "out")
+def test_equals_numpy(tmp_path, dtype, labels):
+    rng = np.random.default_rng([ord(c) for c in dtype])
+    cases = random_cases(rng, dtype, KINDS, labels)
+    found = fingerprint_of(write_manifest(tmp_path / "in", cases, KINDS), tmp_path / "out")
     assert_equal(found, as_reference(cases))
     assert found.statistics_from == ("nonzero mask" if labels == ("none",) else "label")
     assert list(found.cases) == ["case0", "case1", "case2"]
 
 
-@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     SEEDS,
     st.sampled_from([*NARROW, *WIDE]),
-    st.sampled_from(["few", "wide", "offset"]),
+    st.sampled_from(KINDS),
     st.lists(st.sampled_from(["some", "none", "empty"]), min_size=1, max_size=3),
     st.integers(1, 4),
 )
 def test_random_datasets_equal_numpy(tmp_path_factory, seed, dtype, kind, labels, count):
     folder = tmp_path_factory.mktemp("random")
-    cases = random_cases(np.random.default_rng(seed), dtype, kind, labels, count=count)
+    cases = random_cases(np.random.default_rng(seed), dtype, [kind], labels, count=count)
     found = fingerprint_of(write_manifest(folder / "in", cases), folder / "out")
     assert_equal(found, as_reference(cases))
 
 
+SLOPES = ((2.0, -1024.0), (-0.25, 7.5), (1e-3, 0.1), (3.0, -6.0))
+
+
 @pytest.mark.parametrize("dtype", [*NARROW, "i4", "f4"])
-@pytest.mark.parametrize(("slope", "intercept"), [(2.0, -1024.0), (-0.25, 7.5), (1e-3, 0.1), (3.0, -6.0)])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_slopes_of_nifti_files(tmp_path, dtype, slope, intercept, labelled):
+def test_slopes_of_nifti_files(tmp_path, dtype, labelled):
     """The statistics speak of values, not of what is stored; with (3, -6) a stored 2 is a zero."""
     rng = np.random.default_rng(7)
-    (tmp_path / "in").mkdir()
-    rows, cases, unrounded = ["case,T1,label"], [], []
+    names = [f"T{channel}" for channel in range(len(SLOPES))]
+    rows, cases, unrounded = [f"case,{','.join(names)},label"], [], []
     for i in range(2):
-        stored = rng.integers(0, 100, (6, 7, 8)).astype(dtype)
-        image = nibabel.Nifti1Image(np.zeros((8, 7, 6), dtype), np.diag([1, 1, 2, 1]))
-        image.header.set_data_dtype(dtype)
-        header = image.header.copy()
-        header["scl_slope"], header["scl_inter"] = slope, intercept
-        header["vox_offset"] = 352
-        header["magic"] = b"n+1"
-        content = header.binaryblock + bytes(4) + stored.tobytes()
-        (tmp_path / "in" / f"{i}.nii").write_bytes(content)
-        label = (rng.random(stored.shape) < 0.3).astype("u1") if labelled else None
+        exact = []
+        for name, (slope, intercept) in zip(names, SLOPES, strict=True):
+            stored = rng.integers(0, 100, (6, 7, 8)).astype(dtype)
+            header = nibabel.Nifti1Image(np.zeros((8, 7, 6), dtype), np.diag([1, 1, 2, 1])).header
+            header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, intercept, 352
+            (tmp_path / f"{i}{name}.nii").write_bytes(header.binaryblock + bytes(4) + stored.tobytes())
+            # As the header holds them:
+            slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+            exact.append(stored.astype(np.float64) * slope + intercept)
+        label = (rng.random((6, 7, 8)) < 0.3).astype("u1") if labelled else None
         if labelled:
-            nibabel.save(
-                nibabel.Nifti1Image(label.transpose(2, 1, 0), np.diag([1, 1, 2, 1])),
-                tmp_path / "in" / f"{i}_label.nii",
-            )
-        rows.append(f"{i},{i}.nii,{f'{i}_label.nii' if labelled else ''}")
-        used = np.float64(np.float32(slope)), np.float64(np.float32(intercept))  # as the header holds them
-        values = stored.astype(np.float64) * used[0] + used[1]
-        cases.append(reference.ReferenceCase(values.astype(np.float32)[None], label, (2, 1, 1)))
-        unrounded.append(reference.ReferenceCase(values[None], label, (2, 1, 1)))
-    (tmp_path / "in" / "cases.csv").write_text("\n".join(rows))
-    found = fingerprint_of(tmp_path / "in" / "cases.csv", tmp_path / "out")
+            image = nibabel.Nifti1Image(label.transpose(2, 1, 0), np.diag([1, 1, 2, 1]))
+            nibabel.save(image, tmp_path / f"{i}.nii")
+        rows.append(f"{i},{','.join(f'{i}{name}.nii' for name in names)},{f'{i}.nii' if labelled else ''}")
+        unrounded.append(reference.ReferenceCase(np.stack(exact), label, (2, 1, 1)))
+        cases.append(reference.ReferenceCase(np.stack(exact).astype(np.float32), label, (2, 1, 1)))
+    (tmp_path / "cases.csv").write_text("\n".join(rows))
+    found = fingerprint_of(tmp_path / "cases.csv", tmp_path / "out")
+    assert len(found.foreground_intensity_properties_per_channel) == len(SLOPES)
     assert_equal(found, cases, unrounded=unrounded if dtype in NARROW else None)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "f4"])
 def test_the_ignore_label_is_no_foreground(tmp_path, dtype):
     rng = np.random.default_rng(2)
-    cases = random_cases(rng, dtype, "wide", ("some",))
+    cases = random_cases(rng, dtype, ["wide"], ("some",))
     cases["case1"][1][:] = 3  # nothing but the ignore label: no foreground at all
     (tmp_path / "in" / "imagesTr").mkdir(parents=True)
     (tmp_path / "in" / "labelsTr").mkdir()
@@ -261,8 +260,8 @@ def test_a_large_case_weighs_as_much_as_a_small_one(tmp_path, dtype):
     assert_equal(found, as_reference(cases))
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "f4"])
-@pytest.mark.parametrize("voxels", [3, 7, 10, 49])
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+@pytest.mark.parametrize("voxels", [3, 7, 49])
 def test_ties_at_a_percentile_go_to_the_smaller_value(tmp_path, dtype, voxels):
     """Half of the weight lies exactly at or below the median, in sums that round."""
     cases = {}
@@ -299,7 +298,7 @@ def test_a_constant_has_no_spread(tmp_path):
 
 
 def test_no_foreground_anywhere_leaves_the_channel_out(tmp_path):
-    cases = random_cases(np.random.default_rng(0), "i2", "few", ("empty", "none"))
+    cases = random_cases(np.random.default_rng(0), "i2", ["few"], ("empty", "none"))
     found = fingerprint_of(write_manifest(tmp_path / "in", cases), tmp_path / "out")
     assert found.foreground_intensity_properties_per_channel == {}
     assert found.statistics_from == "label"
@@ -325,7 +324,7 @@ def test_shapes_boxes_and_labels_of_cases(tmp_path):
 
 
 def test_json_comes_back(tmp_path):
-    cases = random_cases(np.random.default_rng(0), "f4", "wide", ("some", "none"))
+    cases = random_cases(np.random.default_rng(0), "f4", ["wide"], ("some", "none"))
     found = fingerprint_of(write_manifest(tmp_path / "in", cases), tmp_path / "out")
     found.save(tmp_path)
     assert Fingerprint.load(tmp_path) == found
@@ -367,7 +366,7 @@ def test_facts_come_back_to_the_last_bit(tmp_path):
 
 def test_the_same_bits_on_one_worker_and_on_two_and_in_this_process(tmp_path):
     rng = np.random.default_rng(5)
-    cases = random_cases(rng, "f4", "wide", ("some", "some", "none"), count=20)
+    cases = random_cases(rng, "f4", ["wide"], ("some", "some", "none"), count=20)
     source = write_manifest(tmp_path / "in", cases)
     made = [fingerprint_of(source, tmp_path / "0")]
     for workers in (1, 2):
@@ -375,3 +374,19 @@ def test_the_same_bits_on_one_worker_and_on_two_and_in_this_process(tmp_path):
             made.append(fingerprint_of(source, tmp_path / str(workers), Engine(client, Reporter())))
     assert len({m.model_dump_json() for m in made}) == 1
     assert_equal(made[0], as_reference(cases))
+
+
+# Values that statistics cannot hold
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_values_that_are_not_finite_in_float32_fail_their_case_or_are_zeros(tmp_path, value):
+    """float64 holds more than float32, in which all the rest is computed."""
+    image = np.arange(1.0, 28).reshape(3, 3, 3)
+    image[1, 1, 1] = value
+    source = write_manifest(tmp_path / "in", {"a": ([image], np.ones(image.shape, "u1"))})
+    (refused,) = ingest(discover(source), tmp_path / "out", Config(), HERE)
+    assert refused.cause.startswith("1 voxels from slice 0 on are NaN, infinite or beyond float32; ")
+    found = fingerprint_of(source, tmp_path / "zeros", config=load_config(settings=["nonfinite=zero"]))
+    image[1, 1, 1] = 0
+    assert_equal(found, as_reference({"a": ([image], np.ones(image.shape, "u1"))}))
