@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,14 +80,13 @@ def connect(
 def _start_local(workers: int) -> Iterator[Client]:
     # Processes, not threads: a crash in a native library costs one worker, and Python code of one task
     # never waits for another's. Measured: 0.6 s more until the first task of two workers starts.
-    with warnings.catch_warnings(), _uninterrupted(), _without_main():
-        warnings.filterwarnings("ignore", message="Port .* is already in use")
+    with _uninterrupted(), _without_main():
         local = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:8787",
+            dashboard_address=f"127.0.0.1:{_dashboard_port()}",
             worker_dashboard_address=None,
             memory_limit=0,
             silence_logs=logging.CRITICAL,
@@ -96,6 +95,17 @@ def _start_local(workers: int) -> Iterator[Client]:
     with local, Client(local) as client:
         _introduce(client)
         yield client
+
+
+def _dashboard_port() -> int:
+    """8787 where it is free; any other, where it is not: Dask would warn, and leave a socket open."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", 8787))
+        except OSError:
+            return 0
+        return 8787
 
 
 def _introduce(client: Client) -> None:

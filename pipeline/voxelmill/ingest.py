@@ -223,11 +223,13 @@ def _finite_slabs(volume: Volume, depth: int, config: Config) -> Iterator[Slab]:
         data = slab.data
         if _is_rescaled_float(volume):
             data = rescale(data, volume.slope, volume.intercept)
-        if data.dtype.kind == "f" and not (finite := np.isfinite(data)).all():
+        values = rescale(data) if data.dtype.itemsize > 4 else data  # a float64 may lie beyond float32
+        if data.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
             if config.nonfinite == "fail":
                 raise ValueRuleError(
-                    f"{int(data.size - finite.sum())} voxels from slice {slab.z} on are NaN or infinite; "
-                    "finite values are needed. Mend the file, or accept them as zero: --set nonfinite=zero."
+                    f"{int(data.size - finite.sum())} voxels from slice {slab.z} on are NaN, infinite or "
+                    "beyond float32; finite values are needed. Mend the file, or accept them as zero: "
+                    "--set nonfinite=zero."
                 )
             data = np.where(finite, data, data.dtype.type(0))
         yield Slab(slab.channel, slab.z, data.astype(_stored_dtype(volume), copy=False))

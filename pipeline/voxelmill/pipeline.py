@@ -11,9 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from distributed import Client
+from typing import TYPE_CHECKING, Any
 
 from voxelmill.cases import list_cases
 from voxelmill.cluster import connect
@@ -30,6 +28,9 @@ from voxelmill.report import Report, make_report
 from voxelmill.resume import check_plan, check_sources, remember_sources
 from voxelmill.sources import Sources, discover
 from voxelmill.statistics import make_fingerprint
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def run(
