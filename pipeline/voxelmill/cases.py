@@ -7,9 +7,11 @@ writes what this reads; fingerprint and preprocess work on nothing else. Knows n
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from voxelmill import store
 from voxelmill.config import Model, StoreConfig
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box, Geometry, Matrix, Shape, Triple
-from voxelmill.kernels.crop import fill_holes, slice_counts
+from voxelmill.kernels.crop import HoleFiller, slice_counts
 from voxelmill.kernels.facts import Facts
 from voxelmill.kernels.keys import rescale
 from voxelmill.layout import raw_layout
@@ -180,10 +182,7 @@ class RawCase:
 
     def slabs(self) -> Iterator[Box]:
         """Boxes of whole slices that cover the source grid, each one slab of the raw store."""
-        depth, height, width = self.record.shape
-        step = self._image.shards[1]
-        for z in range(0, depth, step):
-            yield Box((z, 0, 0), (min(z + step, depth), height, width))
+        return slabs_of(Box.whole(self.record.shape), self._image.shards[1])
 
     def values(self, channel: int, box: Box) -> npt.NDArray[np.float32]:
         """Values (rescaled) of one channel in a box of the source grid."""
@@ -212,23 +211,73 @@ class RawCase:
         return z, y, x
 
     def make_mask(self) -> SliceCounts:
-        """Fill the holes of the non-zero mask inside the crop box and store it, unless it is there."""
-        box, path = self.crop_box, f"{self.case}/mask"
-        if store.read_attributes(self.root, path) is None:
-            mask = fill_holes(self._nonzero(box))
-            slices = [counts.tolist() for counts in slice_counts(mask)]
-            chunk, shard = raw_layout(box.shape, 1)
-            array = store.create_array(self.root, path, box.shape, "u1", chunk, shard, LAYOUT)
-            store.write_box(array, Box.whole(box.shape), mask.view(np.uint8))
-            store.write_attributes(array, {"slices": slices})
+        """Fill the holes of the non-zero mask inside the crop box and store it, unless it is there.
+
+        Its shards are written twice, and two tasks may make the mask of one case at once: each does so
+        under a name of its own, and the first that is complete gets its name.
+        """
+        path = f"{self.case}/mask"
+        if not self._is_whole(path):
+            partial = f"{path}.{uuid.uuid4().hex}.partial"
+            try:
+                self._write_mask(partial)
+                self._name_mask(partial, path)
+            finally:
+                store.remove_group(self.root, partial)
         return self.mask_counts()
 
+    def _is_whole(self, path: str) -> bool:
+        """Whether a mask is there with all its shards."""
+        if store.read_attributes(self.root, path) is None:
+            return False
+        array: Any = store.open_array(self.root, path)
+        chunks = math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+        shards = range(-(-array.shape[0] // array.shards[0]))
+        return all(store.shard_is_whole(store.shard_path(self.root, path, (i, 0, 0)), chunks) for i in shards)
+
+    def _name_mask(self, partial: str, path: str) -> None:
+        """Rename a mask that is complete, unless another task was quicker."""
+        try:
+            (self.root / partial).rename(self.root / path)
+        except OSError:
+            if not self._is_whole(path):  # damaged, and in the way
+                store.remove_group(self.root, path)
+                (self.root / partial).rename(self.root / path)
+
+    def _write_mask(self, path: str) -> None:
+        """The filled mask, slab by slab; its attributes come last."""
+        crop = self.crop_box
+        chunk, shard = raw_layout(crop.shape, 1)
+        array = store.create_array(self.root, path, crop.shape, "u1", chunk, shard, LAYOUT)
+        boxes = list(slabs_of(Box.whole(crop.shape), shard[0]))
+        filler = HoleFiller()
+        slabs = filler.scan(self._nonzero(box.shift(crop.start)) for box in boxes)
+        for box, scanned in zip(boxes, slabs, strict=True):
+            store.write_box(array, box, scanned)
+        z, y, x = (np.zeros(n, np.int64) for n in crop.shape)
+        for box in reversed(boxes):
+            slab = store.read_box(array, None, box)
+            if filler.fill(slab):
+                store.write_box(array, box, slab)
+            z[box.slices[0]], along_y, along_x = slice_counts(slab.view(bool))
+            y, x = y + along_y, x + along_x
+        store.write_attributes(array, {"slices": [counts.tolist() for counts in (z, y, x)]})
+
     def _nonzero(self, box: Box) -> npt.NDArray[np.bool_]:
-        """Where any channel is not zero."""
+        """Where any channel is not zero; no more than one slab of values is held."""
         mask = np.zeros(box.shape, bool)
-        for channel in range(self.record.channels):
-            mask |= self.values(channel, box) != 0
+        for part in slabs_of(box, self._image.shards[1]):
+            inside = mask[part.start[0] - box.start[0] : part.stop[0] - box.start[0]]
+            for channel in range(self.record.channels):
+                inside |= self.values(channel, part) != 0
         return mask
+
+
+def slabs_of(box: Box, step: int) -> Iterator[Box]:
+    """Cut a box into whole slices at the multiples of `step` of its grid."""
+    cuts = [box.start[0], *range((box.start[0] // step + 1) * step, box.stop[0], step), box.stop[0]]
+    for start, stop in pairwise(cuts):
+        yield Box((start, *box.start[1:]), (stop, *box.stop[1:]))
 
 
 def foreground_of(label: Array, ignore_label: int | None) -> npt.NDArray[np.bool_]:

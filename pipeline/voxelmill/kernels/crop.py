@@ -6,6 +6,7 @@ out; CuPy in, CuPy out. Knows no files and no chunks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,11 @@ from voxelmill.kernels.compiled import compiled
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
+OPEN = 2
+"""In a scanned slab: background of which later slabs decide whether it is a hole."""
+
+_NO_SLICE = np.empty((0, 0), np.uint8)
+
 Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
@@ -102,8 +108,62 @@ def fill_holes(mask: Array) -> Mask:
     if mask.size == 0 or filled.all():
         return filled
     volume = filled.reshape((1,) * (3 - mask.ndim) + mask.shape).view(np.uint8)
-    _fill(volume, mask.ndim, np.empty(0, np.int32 if mask.size < 2**31 else np.int64))
+    _fill(volume, _NO_SLICE, np.empty(0, _number_type(mask.size)), mask.ndim, False)
     return filled
+
+
+class HoleFiller:
+    """Fills the holes of a mask that does not fit into memory, as `fill_holes` fills those of the whole.
+
+    The mask comes twice in slabs of whole slices: to `scan` from the first to the last, then to `fill`
+    from the last to the first::
+
+        scan   0 -> 1 -> 2 -> 3   knows what the slabs above join; what reaches the next slab stays OPEN
+        fill   0 <- 1 <- 2 <- 3   knows which background of the slab below is outside
+
+    Both ways together see every path: one that leaves a slab downwards ends in background of the next
+    slab that is, or is not, outside; until then it lies in this slab and those above. What the slabs above
+    join is kept as the union-find forest of the runs in the slab's first slice.
+
+    Between the passes one number (4 bytes, 8 for slabs from 2**31 voxels on) is held for each open run in
+    the first slice of each slab: none where no hole crosses, at most 2 bytes for each voxel of that slice.
+    A pass holds three slabs, and for one of them what `fill_holes` holds.
+    """
+
+    def __init__(self) -> None:
+        self._joined: list[Array] = []
+        self._below: Array = _NO_SLICE
+
+    def scan(self, slabs: Iterable[Mask]) -> Iterator[npt.NDArray[np.uint8]]:
+        """For each slab, first to last, what is known from it and those before: 0 outside, 1 mask, 2 open.
+
+        Raises
+        ------
+        ValueError
+            If a slab is empty or does not fit onto the one before.
+        """
+        ahead = _whole_slices(slabs)
+        above: Array = np.empty(0, np.int32)
+        slab, following = next(ahead, None), next(ahead, None)
+        while slab is not None:
+            below = _NO_SLICE if following is None else _as_bytes(following[0])
+            scanned = _as_bytes(slab)
+            above = above.astype(_number_type(slab.size + below.size))
+            joined, above = _fill(scanned, below, above, 3, False)
+            self._joined.append(joined)
+            yield scanned
+            slab = following
+            following = next(ahead, None)
+
+    def fill(self, scanned: npt.NDArray[np.uint8]) -> bool:
+        """Decide in place what is open in the next slab, last to first; False if nothing was."""
+        joined, mask = self._joined.pop(), (scanned != OPEN).view(np.uint8)
+        is_open = not mask.all()
+        if is_open:
+            _fill(mask, self._below, joined, 3, True)
+            np.minimum(scanned, mask, out=scanned)
+        self._below = scanned[0].copy()
+        return is_open
 
 
 def slice_counts(mask: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -131,37 +191,72 @@ def _extent(hits: npt.ArrayLike) -> tuple[int, int]:
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, len(np.asarray(hits)))
 
 
+def _number_type(voxels: int) -> type[np.signedinteger[Any]]:
+    """Type that can number the runs of so many voxels."""
+    return np.int32 if voxels < 2**31 else np.int64
+
+
+def _as_bytes(mask: Mask) -> npt.NDArray[np.uint8]:
+    """A copy as 0 and 1, C-contiguous."""
+    return np.array(mask, np.bool_, order="C").view(np.uint8)
+
+
+def _whole_slices(slabs: Iterable[Mask]) -> Iterator[Mask]:
+    """The slabs, each checked to fit onto the one before."""
+    shape = None
+    for slab in slabs:
+        if slab.ndim != 3 or slab.size == 0 or shape not in (None, slab.shape[1:]):
+            raise ValueError(
+                f"slab has shape {slab.shape}; slices (z, y, x) of {shape or 'a volume'} are needed"
+            )
+        shape = slab.shape[1:]
+        yield slab
+
+
 @compiled
-def _fill(mask: Array, sides: int, index: Array) -> None:
+def _fill(mask: Array, below: Array, above: Array, sides: int, settled: bool) -> tuple[Array, Array]:
     """Fill the holes of a uint8 mask (z, y, x) in place; only the last `sides` axes have a border.
 
     Run i of the background covers ``edge[2 * i] <= x < edge[2 * i + 1]``; the runs of a row are numbered
-    from ``first[row]``; run 0 is the outside. A root is the lowest number of its set. `index` only gives
-    the type of the numbers.
+    from ``first[row]``; run 0 is the outside. A root is the lowest number of its set. The mask may be a
+    slab: `below` is the slice that follows it (no row: none does), `above` holds the parents of the runs
+    of its first slice (empty: it is the first slab, or that slice has no run). If `settled`, the
+    background below is outside; otherwise what reaches it becomes `OPEN`.
+
+    Returns
+    -------
+    open_runs, next_above
+        Parents, by what is known here, of the open runs of the first slice, and of all runs of `below`.
     """
     depth, height, width = mask.shape
-    first = np.ones(depth * height + 1, np.int64)
-    for row in range(depth * height):
-        line = mask[row // height, row % height]
+    rows = depth * height + below.shape[0]
+    first = np.ones(rows + 1, np.int64)
+    for row in range(rows):
+        z, y = row // height, row % height
+        line = mask[z, y] if z < depth else below[y]
         runs = 1 - np.int64(line[0])
         for x in range(1, width):
             runs += np.int64(line[x - 1] & (line[x] ^ 1))
         first[row + 1] = first[row] + runs
-    parent = np.zeros(first[-1], index.dtype)
+    parent = np.zeros(first[-1], above.dtype)
     edge = np.empty(2 * first[-1] + 1, np.int32)  # the last one is written and never read
-    for row in range(depth * height):
-        z, y = row // height, row % height
-        line = mask[z, y]
+    for row in range(rows):
         begin, end = first[row], first[row + 1]
+        if begin == end:
+            continue
+        z, y = row // height, row % height
+        line = mask[z, y] if z < depth else below[y]
         k, was = 2 * begin, np.uint8(1)
         for x in range(width):  # without branches: an edge is kept where the mask changes
             edge[k] = x
             k += np.int64(line[x] ^ was)
             was = line[x]
         edge[k] = width
-        outer = (sides > 2 and (z == 0 or z == depth - 1)) or (sides > 1 and (y == 0 or y == height - 1))
+        top, bottom = z == 0 and above.size == 0, settled if z == depth else row + height >= rows
+        outer = (sides > 2 and (top or bottom)) or (sides > 1 and (y == 0 or y == height - 1))
         for i in range(begin, end):
-            parent[i] = 0 if outer or edge[2 * i] == 0 or edge[2 * i + 1] == width else i
+            known = above[i - 1] if z == 0 and above.size > 0 else i
+            parent[i] = 0 if outer or edge[2 * i] == 0 or edge[2 * i + 1] == width else known
         for other in (row - 1 if y > 0 else row, row - height if z > 0 else row):
             i, j = begin, first[other]
             while other != row and i < end and j < first[other + 1]:
@@ -178,8 +273,29 @@ def _fill(mask: Array, sides: int, index: Array) -> None:
                     i += 1
                 else:
                     j += 1
+    for i in range(first[-1]):
+        parent[i] = parent[parent[i]]  # parents come first, so this is the root
+    inner = first[depth * height]
+    next_above = np.zeros(first[-1] - inner, above.dtype)
+    for i in range(len(next_above)):
+        root = parent[inner + i]
+        if root > 0:
+            if parent[root] == root:
+                parent[root] = -i - 1  # what is open is marked with the first run below that it reaches
+            next_above[i] = -parent[root]
     for row in range(depth * height):
         for i in range(first[row], first[row + 1]):
-            parent[i] = parent[parent[i]]  # parents come first, so this is the root
-            if parent[i] != 0:
-                mask[row // height, row % height, edge[2 * i] : edge[2 * i + 1]] = 1
+            mark = parent[i] if parent[i] <= 0 else parent[parent[i]]
+            if mark != 0:
+                mask[row // height, row % height, edge[2 * i] : edge[2 * i + 1]] = 1 if mark > 0 else 2
+    open_runs = np.empty(first[height] - 1, above.dtype)
+    seen = np.zeros(len(next_above) + 1, above.dtype)
+    count = 0
+    for i in range(1, first[height]):
+        mark = parent[i] if parent[i] <= 0 else parent[parent[i]]
+        if mark < 0:
+            count += 1
+            if seen[-mark] == 0:
+                seen[-mark] = count
+            open_runs[count - 1] = seen[-mark]
+    return open_runs[:count].copy(), next_above
