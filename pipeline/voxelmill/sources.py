@@ -19,16 +19,20 @@ from voxelmill.errors import SourceError
 from voxelmill.geometry import Triple
 from voxelmill.manifest import read_json, read_rows
 from voxelmill.readers.dicom_files import is_dicom
+from voxelmill.readers.folders import are_tiff_pages, holds_ome
 
 RESERVED = ("case", "label", "spacing")
-KINDS = "a nnU-Net raw dataset, a folder with one image or DICOM series a case, a manifest (.csv, .json)"
+KINDS = (
+    "a nnU-Net raw dataset, a folder with one image, DICOM series or TIFF stack a case, "
+    "a manifest (.csv, .json)"
+)
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _DATA_ENDINGS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
 
 
 @dataclass(frozen=True)
 class CaseSource:
-    """Where one case lies; a path is a file or the folder of a DICOM series, and may be missing."""
+    """Where one case lies; a path is a file, or the folder of an image, and may be missing."""
 
     case: str
     channels: tuple[Path, ...]
@@ -112,7 +116,7 @@ def parse_spacing(value: Any) -> Triple | None:
 
 
 def _discover(source: Path) -> Sources:
-    if source.is_dir():
+    if source.is_dir() and not holds_ome(source):
         return _nnunet(source) if (source / "dataset.json").is_file() else _folder(source)
     if not source.exists():
         raise SourceError(f"SOURCE does not exist; expected is {KINDS}. Correct the path.")
@@ -151,7 +155,7 @@ def _check_cases(cases: Iterable[CaseSource]) -> None:
 def _folder(source: Path) -> Sources:
     entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
     images = [path for path in entries if readers.is_known(path)]
-    if images and all(map(is_dicom, images)):
+    if images and (all(map(is_dicom, images)) or are_tiff_pages(images)):
         return Sources("folder", (_one(source if source.name not in ("", "..") else source.resolve()),))
     stems = {readers.case_stem(path) for path in images}
     others = [path for path in entries if path not in images and not _belongs(path, stems)]

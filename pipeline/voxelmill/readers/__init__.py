@@ -14,6 +14,7 @@ from voxelmill.errors import FormatError
 from voxelmill.geometry import Triple
 from voxelmill.readers.common import Hints, readable
 from voxelmill.readers.dicom_files import holds_dicom
+from voxelmill.readers.folders import TIFF_ENDINGS, holds_ome, tiff_files
 from voxelmill.volume import Volume
 
 
@@ -28,24 +29,28 @@ class Format:
 
 
 DICOM = Format("DICOM", "dicom", (".dcm", ".ima"))
+TIFF = Format("TIFF", "tiff", TIFF_ENDINGS, states_spacing=False)
+OME_ZARR = Format("OME-Zarr", "ome_zarr", (".ome.zarr", ".zarr"), states_spacing=False)
 FORMATS = (
     Format("NIfTI", "nifti", (".nii.gz", ".nii")),
     Format("MetaImage", "metaimage", (".mhd", ".mha")),
     Format("NRRD", "nrrd", (".nrrd", ".nhdr")),
     Format("NumPy", "npy", (".npy",), states_spacing=False),
+    TIFF,
+    OME_ZARR,
     DICOM,
 )
 
 
 def open_volume(path: Path, *, spacing: Triple | None = None, dicom_series: str | None = None) -> Volume:
-    """Open an image file, or a folder that holds a DICOM series.
+    """Open an image file, or a folder that holds a DICOM series, a TIFF stack or an OME-Zarr image.
 
     Reads headers only; a header that asks for more bytes than the file can hold is refused here.
 
     Parameters
     ----------
     path : Path
-        File, or folder of DICOM files.
+        File, or folder.
     spacing : (z, y, x), optional
         Millimetres; goes before what the file states, and is needed where it states none.
     dicom_series : str, optional
@@ -71,12 +76,16 @@ def open_volume(path: Path, *, spacing: Triple | None = None, dicom_series: str 
 
 
 def find_format(path: Path) -> Format | None:
-    """The format of a path: by its ending, else DICOM by content; None where neither tells."""
+    """The format of a path: by its ending, else by content; None where neither tells."""
     ending = _ending(path)
     for known in FORMATS:
         if ending in known.endings:
             return known
-    return DICOM if holds_dicom(path) else None
+    if holds_ome(path):
+        return OME_ZARR
+    if holds_dicom(path):
+        return DICOM
+    return TIFF if tiff_files(path) else None
 
 
 def is_known(path: Path) -> bool:
@@ -85,7 +94,7 @@ def is_known(path: Path) -> bool:
 
 
 def states_spacing(path: Path) -> bool:
-    """Whether files of this format state the distance between voxels."""
+    """Whether every file of this format states the distance between voxels."""
     found = find_format(path)
     return found is not None and found.states_spacing
 
@@ -110,5 +119,5 @@ def _unknown(path: Path) -> str:
         return "the file is missing. Restore it, or correct the path."
     known = f"known are {', '.join(known_endings())} and DICOM"
     if path.is_dir():
-        return f"the folder holds no DICOM file; {known}. Name a folder that holds one series."
+        return f"the folder holds no DICOM file, TIFF file or OME-Zarr image; {known}. Name another folder."
     return f"a file ending in '{path.suffix}' is of no known format; {known}. Convert it."

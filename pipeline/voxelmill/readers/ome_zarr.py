@@ -1,0 +1,126 @@
+"""OME-Zarr 0.4 and 0.5: level 0 of the first multiscale image of a group.
+
+In: a folder. Out: a volume of channels, z, y, x whatever the order on disk, that decodes a chunk once.
+Beside the store, the one place that imports zarr. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import LocalStore
+
+from voxelmill.errors import FormatError
+from voxelmill.geometry import Box, Geometry
+from voxelmill.readers.common import Hints, readable, supported
+from voxelmill.readers.folders import ome_metadata
+from voxelmill.readers.microscopy import Array, Latest, arrange
+from voxelmill.readers.multiscales import Multiscale
+from voxelmill.volume import Slab, Volume
+
+_RESTORE = "Restore the image from its source."
+
+
+def open_volume(path: Path, hints: Hints) -> Volume:
+    """Open an OME-Zarr image; see `voxelmill.readers.open_volume`."""
+    folder = _image_folder(path)
+    image = Multiscale.parse(ome_metadata(folder))
+    array = _open_array(folder, image.path)
+    image.check(array.shape)
+    return _Image(image.geometry(array.shape, hints.spacing), array, image.letters)
+
+
+class _Image(Volume):
+    def __init__(self, geometry: Geometry, array: zarr.Array[Any], axes: str) -> None:
+        self._array = array
+        self._axes = axes
+        self._lengths = dict(zip(axes, array.shape, strict=True))
+        self._chunks = dict(zip(axes, array.chunks, strict=True))
+        dtype = np.dtype(np.uint8) if array.dtype == bool else supported(array.dtype)
+        super().__init__(geometry, dtype, channels=self._lengths.get("c", 1))
+
+    def slabs(self, depth: int) -> Iterator[Slab]:
+        """Every voxel once, all channels of a chunk together; holds one layer of chunks beside the slab."""
+        step = self._chunks.get("c", 1)
+        for first in range(0, self.channels, step):
+            yield from self._group(slice(first, min(first + step, self.channels)), depth)
+
+    def read(self, box: Box) -> Array:
+        return self._read(slice(0, self.channels), box)
+
+    def _group(self, channels: slice, depth: int) -> Iterator[Slab]:
+        """The slabs of some channels; a layer is one chunk thick."""
+        thick, (length, *plane) = self._chunks.get("z", 1), self.geometry.shape
+        layers = Latest(lambda n: self._read(channels, self._planes(n * thick, (n + 1) * thick)))
+        for z in range(0, length, depth):
+            stop = min(z + depth, length)
+            out = np.empty((channels.stop - channels.start, stop - z, *plane), self.dtype)
+            for n in range(z // thick, -(-stop // thick)):
+                low, high = max(z, n * thick), min(stop, (n + 1) * thick)
+                out[:, low - z : high - z] = layers[n][:, low - n * thick : high - n * thick]
+            yield Slab(channels.start, z, out)
+
+    def _planes(self, start: int, stop: int) -> Box:
+        length, height, width = self.geometry.shape
+        return Box((start, 0, 0), (min(stop, length), height, width))
+
+    def _read(self, channels: slice, box: Box) -> Array:
+        wanted = dict(zip("czyx", (channels, *box.slices), strict=True))
+        index = tuple(wanted.get(axis, 0) for axis in self._axes)  # of every other axis there is one
+        kept = "".join(axis for axis in self._axes if axis in wanted)
+        with readable(), zarr.config.set({"threading.max_workers": 1}):
+            data = arrange(_decode(self._array, index), kept, "czyx")
+        return np.ascontiguousarray(data, self.dtype)
+
+
+def _decode(array: zarr.Array[Any], index: tuple[Any, ...]) -> Array:
+    try:
+        return np.asarray(array[index])
+    except OSError:
+        raise
+    except Exception as error:  # whatever a codec raises; it may quote paths
+        raise FormatError(
+            f"a chunk of the OME-Zarr image does not decode ({type(error).__name__}). {_RESTORE}"
+        ) from None
+
+
+def _open_array(folder: Path, path: str) -> zarr.Array[Any]:
+    try:
+        array = zarr.open_array(LocalStore(folder, read_only=True), path=path, mode="r")
+    except Exception as error:  # zarr's own, and those of its codecs; they quote paths
+        raise FormatError(
+            "level 0 of the OME-Zarr image is missing, or is no array that zarr reads "
+            f"({type(error).__name__}). {_RESTORE}"
+        ) from None
+    if not all(array.shape):
+        raise FormatError(f"level 0 of the OME-Zarr image is empty, of shape {array.shape}. {_RESTORE}")
+    return array
+
+
+def _image_folder(path: Path) -> Path:
+    """The group that is one image; within a bioformats2raw container, its only one."""
+    found = ome_metadata(path)
+    if "multiscales" in found:
+        return path
+    if found.get("bioformats2raw.layout") == 3:
+        images = [p for p in path.iterdir() if p.name.isdecimal() and "multiscales" in ome_metadata(p)]
+        if len(images) == 1:
+            return images[0]
+        raise FormatError(
+            f"the OME-Zarr container holds {len(images)} images, one is needed. Name the folder of one."
+        )
+    for key, what in {"plate": "a plate", "well": "a well", "labels": "a list of labels"}.items():
+        if key in found:
+            raise FormatError(
+                f"the OME-Zarr group is {what}, one image is needed. Name the folder of an image within it."
+            )
+    if not path.exists():
+        raise FileNotFoundError
+    raise FormatError(
+        "the Zarr group states no OME image (multiscales of version 0.4 or 0.5). Name the folder of an "
+        "image, or write its metadata."
+    )
