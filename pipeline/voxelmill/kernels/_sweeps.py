@@ -21,20 +21,31 @@ from voxelmill.kernels.axis import GRID, Step
 
 _FUSED = {"contract"}  # a * b + c is rounded once; sums are never reordered
 _inline = numba.njit(fastmath=_FUSED, nogil=True)
-_STRIP = 512  # voxels of a row of the column buffer
-SLAB = 1 << 22  # voxels between the two sweeps
+_STRIP = 1024  # voxels of a row of the column buffer
+SLAB = 1 << 23  # voxels between the two sweeps
 
 
 @_inline
-def _blend(line, shift, p, q, before, row):  # type: ignore[no-untyped-def]
-    zero = row.dtype.type(0)
-    for j in range(len(row)):
-        row[j] = zero + p * (line[j] - shift) + q * before[j]
+def _end(source, at, shift, p, q, held, r):  # type: ignore[no-untyped-def]
+    """Row `r` at an end of the window: ``p`` times the input, ``q`` times what it held."""
+    width, zero = held.shape[1], held.dtype.type(0)
+    line, row = source[at : at + width], held[r]
+    for j in range(width):
+        row[j] = zero + p * (line[j] - shift) + q * row[j]
 
 
 @_inline
-def _backward(pole, after, row):  # type: ignore[no-untyped-def]
-    for j in range(len(row)):
+def _forward(source, at, shift, pole, held, r):  # type: ignore[no-untyped-def]
+    width = held.shape[1]
+    line, before, row = source[at : at + width], held[r - 1], held[r]
+    for j in range(width):
+        row[j] = (line[j] - shift) + pole * before[j]
+
+
+@_inline
+def _backward(pole, held, r):  # type: ignore[no-untyped-def]
+    after, row = held[r + 1], held[r]
+    for j in range(held.shape[1]):
         row[j] = pole * (after[j] - row[j])
 
 
@@ -45,41 +56,43 @@ def _window(source, at, pitch, low, last, rows, pole, shift, held):  # type: ign
     The recursion of M. Unser, A. Aldroubi and M. Eden, IEEE TPAMI 13(3), 1991, without its gain, on a signal
     that stays constant beyond both ends of the window.
     """
-    width, one = held.shape[1], held.dtype.type(1)
-    for j in range(width):
+    one = held.dtype.type(1)
+    for j in range(held.shape[1]):
         held[0, j] = 0
-    p, q = one / (one - pole), pole
-    for r in range(rows):
-        row = at + min(max(low + r, 0), last) * pitch
-        _blend(source[row : row + width], shift, p, q, held[max(r - 1, 0)], held[r])
-        p = one
+    _end(source, at + min(max(low, 0), last) * pitch, shift, one / (one - pole), one, held, 0)
+    for r in range(1, rows):
+        _forward(source, at + min(max(low + r, 0), last) * pitch, shift, pole, held, r)
     if pole != 0:
-        row = at + min(max(low + rows - 1, 0), last) * pitch
         p, q = pole * pole / ((one - pole) * (pole * pole - one)), pole / (pole * pole - one)
-        _blend(source[row : row + width], shift, p, q, held[rows - 1], held[rows - 1])
+        _end(source, at + min(max(low + rows - 1, 0), last) * pitch, shift, p, q, held, rows - 1)
         for r in range(rows - 2, -1, -1):
-            _backward(pole, held[r + 1], held[r])
+            _backward(pole, held, r)
 
 
 @_inline
-def _row(held, k, weights, shift, low, high, target):  # type: ignore[no-untyped-def]
-    """One output row: weighted rows of `held`, the middle of the range added back, clipped."""
-    zero = held.dtype.type(0)
+def _four(held, k, weights, o, shift, low, high, target, at):  # type: ignore[no-untyped-def]
+    """One output row of four weighted rows; the middle of the range is added back, then the clip."""
+    width, zero = held.shape[1], held.dtype.type(0)
+    a, b, c, d = weights[o, 0], weights[o, 1], weights[o, 2], weights[o, 3]
     p, q, r, s = held[k], held[k + 1], held[k + 2], held[k + 3]
-    a, b, c, d = weights[0], weights[1], weights[2], weights[3]
-    if len(weights) == 4:
-        for j in range(len(target)):
-            total = zero + a * p[j] + b * q[j] + c * r[j] + d * s[j]
-            target[j] = min(max(total + shift, low), high)
-        return
-    for j in range(len(target)):
-        target[j] = 0
-    for t in range(len(weights)):
-        a, p = weights[t], held[k + t]
-        for j in range(len(target)):
-            target[j] = target[j] + a * p[j]
-    for j in range(len(target)):
-        target[j] = min(max(target[j] + shift, low), high)
+    row = target[at : at + width]
+    for j in range(width):
+        total = zero + a * p[j] + b * q[j] + c * r[j] + d * s[j]
+        row[j] = min(max(total + shift, low), high)
+
+
+@_inline
+def _many(held, k, weights, o, shift, low, high, target, at):  # type: ignore[no-untyped-def]
+    """The same for more weights."""
+    row = target[at : at + held.shape[1]]
+    for j in range(len(row)):
+        row[j] = 0
+    for t in range(weights.shape[1]):
+        w, line = weights[o, t], held[k + t]
+        for j in range(len(row)):
+            row[j] = row[j] + w * line[j]
+    for j in range(len(row)):
+        row[j] = min(max(row[j] + shift, low), high)
 
 
 @_inline
@@ -92,8 +105,11 @@ def _axis(  # type: ignore[no-untyped-def]
         start = pieces[p, 2]
         _window(source, at, pitch, start, last, pieces[p, 3] - start, pole, before, held)
         for o in range(pieces[p, 0], pieces[p, 1]):
-            out = target[to + o * stride : to + o * stride + held.shape[1]]
-            _row(held, first[o] - start, weights[o], after, low, high, out)
+            k, row = first[o] - start, to + o * stride
+            if weights.shape[1] == 4:
+                _four(held, k, weights, o, after, low, high, target, row)
+            else:
+                _many(held, k, weights, o, after, low, high, target, row)
 
 
 @_inline
@@ -149,9 +165,9 @@ def planes(source, size, chosen, y, x, before, after, low, high, target, grid): 
 def compiled(name: str, itemsize: int) -> Any:
     """`columns` or `planes` for one float type."""
     real, whole = numba.from_dtype(np.dtype(f"f{itemsize}")), numba.int64
-    voxels, size = real[::1], numba.typeof((0,) * 5)
-    rows = np.zeros(1, np.int64), np.zeros((1, 4), f"f{itemsize}"), np.zeros((1, 4), np.int64)
-    step = numba.typeof((*rows, rows[1].dtype.type(0), 0))
+    types: Any = numba.types
+    voxels, size = real[::1], types.UniTuple(whole, 5)
+    step = types.Tuple((whole[::1], real[:, ::1], whole[:, ::1], real, whole))
     if name == "columns":
         signature = numba.void(voxels, size, step, real, real, real, real, real[::1], size)
     else:

@@ -124,10 +124,11 @@ def band(n_in: int, n_out: int, start: int, stop: int, order: int, anti_alias: b
     first, weights = _samples(n_in, n_out, start, stop, order)
     if order > 1 and n_in != n_out:
         half = HALF[itemsize][order]
-        offset = np.arange(-half, half)
-        response = POLE[order] ** np.abs(offset[None] + 2 - np.arange(weights.shape[1])[:, None])
-        gain = -POLE[order] / (1 - POLE[order] ** 2)
-        first, weights = first + 2 - half, gain * weights @ response
+        offset, gain = np.arange(2 - half, 2 + half), -POLE[order] / (1 - POLE[order] ** 2)
+        responses = [gain * POLE[order] ** np.abs(offset - m) for m in range(weights.shape[1])]
+        # not a matrix product, whose bits would depend on the number of rows
+        weights = sum(w[:, None] * response for w, response in zip(weights.T, responses, strict=True))
+        first = first + 2 - half
     gauss = _gaussian((n_in / n_out - 1) / 2) if anti_alias and n_in > n_out else np.ones(1)
     return _fold(first, weights, gauss, n_in, np.dtype(f"f{itemsize}"))
 

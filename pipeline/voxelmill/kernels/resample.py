@@ -140,7 +140,7 @@ def resample_block(
 def workspace_bytes(read: Box, write: Box, itemsize: int = 4) -> int:
     """Bytes that `resample_block` allocates beyond its block and its output, at most.
 
-    One channel at a time: the volume between the two sweeps, for a slab of 16 MiB or of 64 output voxels if
+    One channel at a time: the volume between the two sweeps, for a slab of 32 MiB or of 64 output voxels if
     that is more; the buffers of one plane; and one window of a strip of columns.
     """
     from voxelmill.kernels._sweeps import SLAB
