@@ -407,10 +407,10 @@ class TestBadCases:
 
 def started(words, log):
     """The command in a process group of its own, which a terminal's Ctrl-C would reach as a whole."""
-    file = log.open("w")
-    return subprocess.Popen(
-        [SCRIPT, *map(str, words)], stdout=file, stderr=file, start_new_session=True, env=ENVIRONMENT
-    )
+    with log.open("w") as file:
+        return subprocess.Popen(
+            [SCRIPT, *map(str, words)], stdout=file, stderr=file, start_new_session=True, env=ENVIRONMENT
+        )
 
 
 def wait_until(condition, seconds=60):
@@ -432,7 +432,7 @@ def session(process):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
-    cases = {f"case{i}": ((60, 200, 200), (1.2, 0.9, 0.9)) for i in range(8)}
+    cases = {f"case{i}": ((60, 200, 200), (1.2, 0.9, 0.9)) for i in range(4)}
     made = manifest(folder / "raw", cases, ("CT", "T1"))
     words = [made.source, "--preset", "nnunet", "--set", "target_spacing=[1, 0.8, 0.8]"]
     words += ["--set", "store.shard_mib=8"]
@@ -449,8 +449,14 @@ class TestInterrupted:
         "preprocessing": lambda out, log: len(list(out.glob("training.zarr/fullres/*/image/c/*/*/*/*"))) > 2,
     }
 
-    @pytest.mark.parametrize("when", WHEN)
-    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+    @pytest.mark.parametrize(
+        ("how", "when"),
+        [
+            *((signal.SIGINT, when) for when in WHEN),
+            (signal.SIGKILL, "ingesting"),
+            (signal.SIGKILL, "preprocessing"),
+        ],
+    )
     def test_and_run_again(self, tmp_path, undisturbed, when, how):
         words, expected = undisturbed
         out, log = tmp_path / "out", tmp_path / "log"
@@ -482,6 +488,6 @@ class TestInterrupted:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGINT)
                 time.sleep(0.1)
-        assert process.wait(30) == 130
+        assert process.wait(30) in (130, -signal.SIGINT)  # by itself, or by the last of the signals
         assert "Traceback" not in log.read_text()
         wait_until(lambda: not session(process), 10)
