@@ -123,7 +123,8 @@ class HoleFiller:
 
     Both ways together see every path: one that leaves a slab downwards ends in background of the next
     slab that is, or is not, outside; until then it lies in this slab and those above. What the slabs above
-    join is kept as the union-find forest of the runs in the slab's first slice.
+    join is kept as the union-find forest of the runs in the slab's first slice, as Hoshen and Kopelman
+    keep one plane of labels ("Percolation and cluster distribution I", 1976).
 
     Between the passes one number (4 bytes, 8 for slabs from 2**31 voxels on) is held for each open run in
     the first slice of each slab: none where no hole crosses, at most 2 bytes for each voxel of that slice.
@@ -156,7 +157,13 @@ class HoleFiller:
             following = next(ahead, None)
 
     def fill(self, scanned: npt.NDArray[np.uint8]) -> bool:
-        """Decide in place what is open in the next slab, last to first; False if nothing was."""
+        """Decide in place what is open in a scanned slab, from the last to the first.
+
+        Returns
+        -------
+        bool
+            Whether anything was open. Afterwards the slab holds 0 and 1 only.
+        """
         joined, mask = self._joined.pop(), (scanned != OPEN).view(np.uint8)
         is_open = not mask.all()
         if is_open:
