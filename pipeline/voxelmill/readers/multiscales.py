@@ -154,8 +154,8 @@ def _compose(steps: Sequence[Mapping[str, Any]], ndim: int) -> tuple[tuple[float
         if kind == "identity":
             continue
         values = np.asarray(step[kind], float)
-        if kind not in ("scale", "translation") or values.shape != (ndim,):
-            raise ValueError("an unknown transformation, or one for another number of axes")
+        if kind not in ("scale", "translation") or values.shape != (ndim,) or not np.isfinite(values).all():
+            raise ValueError("an unknown transformation, or numbers that cannot be one")
         if kind == "scale":
             scale, translation = scale * values, translation * values
         else:
