@@ -246,10 +246,10 @@ class TestGeometry:
         assert open_volume(path, spacing=(3, 2, 1)).geometry.spacing == (3, 2, 1)
 
     @staticmethod
-    def oriented(folder: Path, *towards: str) -> Path:
-        orientations = ({"type": "anatomical", "value": value} for value in towards)
-        axes = [a | {"orientation": o} for a, o in zip(axes_of("zyx"), orientations, strict=True)]
-        return save(folder, values(5, 6, 7), version="0.5", metadata={"axes": axes})
+    def oriented(folder: Path, *towards: object) -> Path:
+        axes = [a | {"orientation": value} for a, value in zip(axes_of("zyx"), towards, strict=True)]
+        level = {"coordinateTransformations": [scale(1, 1, 1), translation(1000, 2000, 3000)]}
+        return save(folder, values(5, 6, 7), version="0.5", metadata={"axes": axes}, level=level)
 
     @pytest.mark.parametrize(
         ("towards", "direction"),
@@ -269,9 +269,13 @@ class TestGeometry:
             (("rostral-to-caudal", "dorsal-to-ventral", "left-to-right"), np.eye(3).tolist()),  # not of LPS
         ],
     )
-    def test_anatomical_orientation(self, tmp_path, towards, direction):
-        geometry = open_volume(self.oriented(tmp_path / "a.zarr", *towards)).geometry
+    @pytest.mark.parametrize("as_object", [False, True])
+    def test_anatomical_orientation(self, tmp_path, towards, direction, as_object):
+        """The axes point into the body; translations count along them."""
+        stated = [{"type": "anatomical", "value": value} if as_object else value for value in towards]
+        geometry = open_volume(self.oriented(tmp_path / "a.zarr", *stated)).geometry
         assert [list(row) for row in geometry.direction] == direction
+        assert geometry.origin == pytest.approx(tuple(np.array(direction) @ [1, 2, 3]))
 
     def test_two_axes_of_one_orientation_are_refused(self, tmp_path):
         path = self.oriented(tmp_path / "a.zarr", *["left-to-right"] * 2, "anterior-to-posterior")
@@ -445,9 +449,7 @@ class TestNgffZarr:
     @staticmethod
     def write(path: Path, array: np.ndarray, version: str, **options: object) -> Path:
         ngff = pytest.importorskip("ngff_zarr")
-        orientations = options.pop("axes_orientations", None)
         image = ngff.to_ngff_image(array, dims=options.pop("dims", ["z", "y", "x"]), **options)
-        image.axes_orientations = orientations
         ngff.to_ngff_zarr(str(path), ngff.to_multiscales(image, scale_factors=[], chunks=64), version=version)
         return path
 
@@ -474,24 +476,13 @@ class TestNgffZarr:
     @pytest.mark.skipif(not MNI.exists(), reason="real volumes are absent")
     @pytest.mark.parametrize("version", VERSIONS)
     def test_brain_has_the_grid_of_its_nifti_file(self, tmp_path, version):
-        expected = open_volume(MNI)
+        """Converted without a unit, which the spacing then tells."""
         ngff = pytest.importorskip("ngff_zarr")
-        stored = np.asarray(nibabel.load(MNI).dataobj.get_unscaled()).T
-        world = dict(zip("zyx", expected.geometry.origin, strict=True))
-        towards = {"z": "inferior_to_superior", "y": "posterior_to_anterior", "x": "left_to_right"}
-        orientations = {
-            axis: ngff.AnatomicalOrientation(value=ngff.AnatomicalOrientationValues[name])
-            for axis, name in towards.items()
-        }
-        path = self.write(
-            tmp_path / "mni.ome.zarr",
-            stored,
-            version,
-            scale=dict.fromkeys("zyx", 1.0),
-            translation=world,
-            axes_units=dict.fromkeys("zyx", "millimeter"),
-            axes_orientations=orientations,
-        )
-        volume = open_volume(path)
+        image = ngff.nibabel_image_to_ngff_image(nibabel.load(MNI))
+        path = tmp_path / "mni.ome.zarr"
+        ngff.to_ngff_zarr(str(path), ngff.to_multiscales(image, scale_factors=[], chunks=64), version=version)
+        with pytest.raises(SpacingError):
+            open_volume(path)
+        volume, expected = open_volume(path, spacing=(1.0, 1.0, 1.0)), open_volume(MNI)
         assert_same_grid(volume.geometry, expected.geometry)
         np.testing.assert_array_equal(assemble(volume, 32), assemble(expected, 32))

@@ -88,28 +88,26 @@ class Multiscale:
             raise FormatError(f"{found}; one time point of c, z, y, x is read. Save it by itself.")
 
     def geometry(self, shape: Sequence[int], spacing: Triple | None) -> Geometry:
-        """The grid of an array; `spacing` goes before what is stated."""
+        """The grid of an array; a given spacing goes before the stated one, and tells a unit not stated."""
         sizes = dict(zip(self.letters, shape, strict=True))
-        units = [millimetres(axis.get("unit")) for axis in self.axes]
-        stated = {a: s * u for a, s, u in zip(self.letters, self.scale, units, strict=False) if u}
-        origin = {a: t * (u or 0) for a, t, u in zip(self.letters, self.translation, units, strict=True)}
+        scale, moved = (dict(zip(self.letters, v, strict=False)) for v in (self.scale, self.translation))
+        units = {a: millimetres(axis.get("unit")) for a, axis in zip(self.letters, self.axes, strict=True)}
         slices = int(sizes.get("z", 1))
+        stated = {a: s * u for a, s in scale.items() if (u := units[a])}
+        z, y, x = spacing or complete_spacing(stated, slices, "the OME-Zarr image")
+        given = {a: step / scale[a] for a, step in zip("zyx", (z, y, x), strict=True) if scale.get(a, 0) > 0}
+        direction = np.asarray(self._direction())
+        origin = direction @ [moved.get(a, 0.0) * (units.get(a) or given.get(a, 0.0)) for a in "zyx"]
         return Geometry(
-            (slices, int(sizes["y"]), int(sizes["x"])),
-            spacing or complete_spacing(stated, slices, "the OME-Zarr image"),
-            (origin.get("z", 0.0), origin["y"], origin["x"]),
-            self._direction(),
+            (slices, int(sizes["y"]), int(sizes["x"])), (z, y, x), tuple(origin.tolist()), self._direction()
         )
 
     def _direction(self) -> Matrix:
-        """Along the world's axes, or as anatomical orientations state where all are known ones.
-
-        The translation is in world axes all the same, as ngff-zarr writes it.
-        """
+        """Along the world's axes, or as anatomical orientations state where all are known ones."""
         stated = {
-            "zyx".index(letter): axis["orientation"].get("value")
+            "zyx".index(letter): _orientation(axis)
             for letter, axis in zip(self.letters, self.axes, strict=True)
-            if letter in "zyx" and isinstance(axis.get("orientation"), dict)
+            if letter in "zyx" and axis.get("orientation")
         }
         matrix = np.eye(3)
         if all(value in _TOWARDS for value in stated.values()):
@@ -118,6 +116,12 @@ class Multiscale:
                 matrix[:, column] = 0
                 matrix[world, column] = sign
         return cast("Matrix", tuple(map(tuple, matrix.tolist())))
+
+
+def _orientation(axis: Mapping[str, Any]) -> str:
+    """Its name; ngff-zarr writes it as a text, or as an object as it was first proposed."""
+    stated = axis["orientation"]
+    return str(stated.get("value") if isinstance(stated, Mapping) else stated)
 
 
 def _letters(axes: Sequence[Mapping[str, Any]]) -> str:
