@@ -215,5 +215,5 @@ def organs(shape: Any) -> Any:
 def blobs(shape: Any) -> Any:
     """Six labels, each where its own smoothed noise is the largest."""
     rng = np.random.default_rng(2)
-    fields = [ndimage.gaussian_filter(rng.random(shape, np.float32), 2) for _ in range(6)]
+    fields = [ndimage.gaussian_filter(rng.random(shape, np.float32), 3.2) for _ in range(6)]
     return np.argmax(fields, 0).astype(np.uint8)

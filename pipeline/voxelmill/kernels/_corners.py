@@ -12,20 +12,39 @@ _inline = numba.njit(nogil=True)  # no fast mathematics: SciPy's order of operat
 
 
 @_inline
-def _winner(corner: Any, weight: Any, nearest: Any) -> Any:
+def _winner(corner, weight, nearest):  # type: ignore[no-untyped-def]
     """Label with the largest summed weight; ties to that of corner `nearest`, else to the lowest."""
-    best, label = -1.0, corner[0]
-    near = -1.0
-    for k in range(8):
-        score = 0.0
-        for j in range(8):
-            if corner[j] == corner[k]:
-                score += weight[j]
-        if score > best or (score == best and corner[k] < label):
-            best, label = score, corner[k]
-        if k == nearest:
+    best, winner, near, counted, k = -1.0, corner[nearest], -1.0, 0, nearest
+    while counted != 255:
+        label, score = corner[k], 0.0
+        for j in range(8):  # adding 0 for another label changes no sum
+            hit = corner[j] == label
+            score += weight[j] if hit else 0.0
+            counted |= hit << j
+        if near < 0:
             near = score
-    return corner[nearest] if near == best else label
+            if near > 0.5001:  # the weights add up to 1, so no other label can win
+                return label
+        if score > best or (score == best and best > near and label < winner):
+            best, winner = score, label
+        k = 0
+        while counted >> k & 1:
+            k += 1
+    return winner
+
+
+@_inline
+def _pure_cells(a, b, c, d, same, pure):  # type: ignore[no-untyped-def]
+    """Mark the cells whose 8 corners agree; say whether all of them do, and so the whole row."""
+    n = len(a)
+    for i in range(n):
+        same[i] = (a[i] == b[i]) & (a[i] == c[i]) & (a[i] == d[i])
+    mixed = 0
+    for i in range(n - 1):
+        pure[i] = same[i] & same[i + 1] & (a[i] == a[i + 1])
+        mixed += not pure[i]
+    pure[n - 1] = same[n - 1]
+    return mixed == 0 and same[n - 1]
 
 
 def plane(  # type: ignore[no-untyped-def]
@@ -33,26 +52,28 @@ def plane(  # type: ignore[no-untyped-def]
 ):
     """One plane from the two input planes beside it; `near_*` says whether the upper neighbour is nearer."""
     width = front.shape[1]
-    pure = np.empty(width, np.bool_)
-    corner = np.empty(8, front.dtype)
-    weight = np.empty(8)
+    same, pure = np.empty(width, np.bool_), np.empty(width, np.bool_)
+    corner, weight = np.empty(8, front.dtype), np.empty(8)
     for o in range(len(y0)):
         a, b, c, d = front[y0[o]], front[y1[o]], back[y0[o]], back[y1[o]]
-        for i in range(width):
-            k = min(i + 1, width - 1)
-            same = (a[i] == b[i]) & (a[i] == c[i]) & (a[i] == d[i])
-            pure[i] = same & (a[i] == a[k]) & (a[i] == b[k]) & (a[i] == c[k]) & (a[i] == d[k])
-        for p in range(len(x0)):
+        row = target[o]
+        if _pure_cells(a, b, c, d, same, pure):
+            for p in range(len(row)):
+                row[p] = a[0]
+            continue
+        q, r, s, t = wz0 * wy0[o], wz0 * wy1[o], wz1 * wy0[o], wz1 * wy1[o]
+        near = 4 * near_z + 2 * near_y[o]
+        for p in range(len(row)):
             i, k = x0[p], x1[p]
             if pure[i]:
-                target[o, p] = a[i]
+                row[p] = a[i]
                 continue
             corner[0], corner[1], corner[2], corner[3] = a[i], a[k], b[i], b[k]
             corner[4], corner[5], corner[6], corner[7] = c[i], c[k], d[i], d[k]
-            u, v, r, s = wz0 * wy0[o], wz0 * wy1[o], wz1 * wy0[o], wz1 * wy1[o]
-            weight[0], weight[1], weight[2], weight[3] = u * wx0[p], u * wx1[p], v * wx0[p], v * wx1[p]
-            weight[4], weight[5], weight[6], weight[7] = r * wx0[p], r * wx1[p], s * wx0[p], s * wx1[p]
-            target[o, p] = _winner(corner, weight, 4 * near_z + 2 * near_y[o] + near_x[p])
+            u, v = wx0[p], wx1[p]
+            weight[0], weight[1], weight[2], weight[3] = q * u, q * v, r * u, r * v
+            weight[4], weight[5], weight[6], weight[7] = s * u, s * v, t * u, t * v
+            row[p] = _winner(corner, weight, near + near_x[p])
 
 
 @cache
@@ -61,6 +82,6 @@ def compiled(itemsize: int) -> Any:
     integer = numba.from_dtype(np.dtype(f"i{itemsize}"))
     index, real = numba.int64[::1], numba.float64[::1]
     side = (index, index, real, real, index)
-    array = integer[:, ::1]
-    signature = numba.void(array, array, numba.float64, numba.float64, numba.int64, *side, *side, array)
+    labels = integer[:, ::1]
+    signature = numba.void(labels, labels, numba.float64, numba.float64, numba.int64, *side, *side, labels)
     return numba.njit(signature, nogil=True, cache=True)(plane)

@@ -249,10 +249,12 @@ def _resample_volume(
 
 
 def gather(volume: Array, index: list[Any], out: Array) -> None:
-    """Copy the voxel at ``index[axis][o]`` of each axis."""
+    """Copy the voxel at ``index[axis][o]`` of each axis: x, the slow one, where the rows are fewest."""
     module = get_array_module(volume)
-    for axis, where in enumerate(index):
-        volume = volume.take(module.asarray(where), axis)
+    quick = {"mode": "clip"} if module is np else {}
+    shrinks = [len(where) < n for where, n in zip(index, volume.shape, strict=True)]
+    for axis in sorted(range(3), key=lambda k: 1 if k == 2 else 0 if shrinks[k] else 2):
+        volume = module.take(volume, module.asarray(index[axis]), axis, **quick)
     out[...] = volume
 
 
