@@ -25,6 +25,16 @@ def shapes(largest: int = 24) -> st.SearchStrategy[tuple[int, int, int]]:
 
 
 @st.composite
+def targets(draw: Any) -> tuple[int, int, int]:
+    """Shapes to resample to: as above, or with one axis that is longer than two pieces of 64 voxels."""
+    shape = list(draw(shapes()))
+    if draw(st.booleans()):
+        shape = [min(n, 5) for n in shape]
+        shape[draw(st.integers(0, 2))] = draw(st.integers(60, 200))
+    return shape[0], shape[1], shape[2]
+
+
+@st.composite
 def boxes(draw: Any, shape: tuple[int, ...]) -> Box:
     """A box inside `shape`, not empty."""
     start = tuple(draw(st.integers(0, n - 1)) for n in shape)

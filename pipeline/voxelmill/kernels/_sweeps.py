@@ -4,6 +4,12 @@ Along one axis, a piece of at most 64 output voxels is computed from a window of
 loaded, the spline's recursion runs forwards and backwards through it, and each output row is a sum of four
 weighted rows. All loops run along contiguous voxels in the first caches; x becomes the slow axis of a plane
 by transposing it. The arithmetic of a piece depends on nothing but its window, so cutting changes no bit.
+
+Measured on one core of a busy two-core machine, (96, 256, 256) to (128, 320, 320), output Mvoxel/s: rows of W
+applied as matrix products of 32 rows 190; as sums of 24 weighted rows, compiled, 210; this recursion 320.
+
+The compiled code is cached beside this file, or, where that cannot be written, in Numba's user-wide cache
+directory; a site with neither sets NUMBA_CACHE_DIR, or each process compiles for about three seconds.
 """
 
 from __future__ import annotations
