@@ -39,7 +39,7 @@ def compare(out, expected, configuration="fullres"):
         assert image.shape == result.image.shape, case
         for channel, (found, wanted) in enumerate(zip(image[:], result.image, strict=True)):
             rounding = np.finfo(np.float32).eps * np.abs(wanted).max()
-            tolerance = 1e-5 * max(np.ptp(wanted), 1e-3) + rounding
+            tolerance = 1e-5 * max(np.ptp(wanted), 1) + rounding
             worst = np.abs(found - wanted).max()
             assert worst <= tolerance, f"{case} channel {channel}: {worst} over {tolerance}"
         assert ("label" in arrays) == (result.label is not None), case
