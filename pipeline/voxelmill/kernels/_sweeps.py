@@ -28,6 +28,7 @@ from voxelmill.kernels.axis import GRID, Step
 _FUSED = {"contract"}  # a * b + c is rounded once; sums are never reordered
 _inline = numba.njit(fastmath=_FUSED, nogil=True)
 _STRIP = 1024  # voxels of a row of the column buffer
+_TOP = np.int64(0)  # not the literal 0, for which Numba would compile everything once more
 SLAB = 1 << 23  # voxels between the two sweeps
 
 
@@ -65,7 +66,7 @@ def _window(source, at, pitch, low, last, rows, pole, shift, held):  # type: ign
     one = held.dtype.type(1)
     for j in range(held.shape[1]):
         held[0, j] = 0
-    _end(source, at + min(max(low, 0), last) * pitch, shift, one / (one - pole), one, held, 0)
+    _end(source, at + min(max(low, 0), last) * pitch, shift, one / (one - pole), one, held, _TOP)
     for r in range(1, rows):
         _forward(source, at + min(max(low + r, 0), last) * pitch, shift, pole, held, r)
     if pole != 0:
@@ -157,9 +158,9 @@ def planes(source, size, chosen, y, x, before, after, low, high, target, grid): 
         to = k * grid[3]
         if k == 0 or chosen[k] != chosen[k - 1]:
             at = chosen[k] * plane
-            _axis(source, at, pitch, height - 1, y, held_y, before, none, -free, free, upright, 0, width)
+            _axis(source, at, pitch, height - 1, y, held_y, before, none, -free, free, upright, _TOP, width)
             _turn(upright, rows, width, turned)
-            _axis(turned, 0, rows, width - 1, x, held_x, none, after, low[k], high[k], summed, 0, rows)
+            _axis(turned, _TOP, rows, width - 1, x, held_x, none, after, low[k], high[k], summed, _TOP, rows)
             _turn(summed, cols, rows, upright)
         for o in range(rows):
             line, row = upright[o * cols : (o + 1) * cols], target[to + o * grid[4] : to + o * grid[4] + cols]
