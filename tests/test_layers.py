@@ -17,7 +17,8 @@ RANKS = [
     {"errors", "geometry"},
     {"volume", "config", "spacing"},
     {"kernels"},
-    {"readers", "sources", "manifest", "checksum", "layout", "memory", "fingerprint", "phantoms"},
+    {"readers", "sources", "manifest", "checksum", "layout", "memory", "document", "phantoms"},
+    {"fingerprint"},
     {"plan"},
     {"store"},
     {"progress", "graph"},
@@ -36,6 +37,7 @@ ALLOWED = {
     "SimpleITK": {"readers", "phantoms"},
     "nibabel": {"readers", "phantoms"},
     "pydicom": {"readers", "phantoms"},
+    "tifffile": {"readers"},
     "torch": set(),
 }
 

@@ -1,6 +1,5 @@
 """Bytes on disk: what a shard is, when it is whole, and what a kill or a flipped bit leaves."""
 
-import errno
 import json
 import shutil
 
@@ -9,7 +8,6 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from zarr.core.buffer import default_buffer_prototype
 
 from voxelmill import store
 from voxelmill.config import StoreConfig
@@ -196,20 +194,15 @@ def test_a_write_that_fails_leaves_neither_a_partial_file_nor_a_changed_one(tmp_
     before = files_below(tmp_path)
     path = tmp_path / "a/image/c/0/0/0/0"
 
-    class Failing:
-        def as_buffer_like(self):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        store._put(path, Failing())
-    with pytest.raises(OSError, match="No space"):
-        store._put(tmp_path / "a/new", Failing())
+    for target in (path, tmp_path / "a/new"):
+        with pytest.raises(TypeError, match="bytes-like"):
+            store._put(target, object())
     assert files_below(tmp_path) == before
 
 
 def test_a_write_onto_a_folder_leaves_no_partial_file(tmp_path):
     (tmp_path / "name" / "in the way").mkdir(parents=True)
-    value = default_buffer_prototype().buffer.from_bytes(b"x")
+    value = b"x"
     with pytest.raises(OSError):
         store._put(tmp_path / "name", value)
     assert [p.name for p in tmp_path.iterdir()] == ["name"]
@@ -217,7 +210,7 @@ def test_a_write_onto_a_folder_leaves_no_partial_file(tmp_path):
 
 def test_only_whole_files_ever_have_a_name(tmp_path):
     """Every file that appears is complete: nothing is written under the final name."""
-    value = default_buffer_prototype().buffer.from_bytes(b"x" * 1000)
+    value = b"x" * 1000
     path = tmp_path / "deep" / "shard"
     store._put(path, value)
     inode = path.stat().st_ino
@@ -253,7 +246,7 @@ def test_the_same_layout_is_opened_with_its_values(tmp_path):
 
 
 def test_an_array_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(StoreError, match=r"raw\.zarr/a/image is not there\. Run the stage"):
+    with pytest.raises(StoreError, match=r"raw\.zarr/a/image is not there, or its metadata is damaged\. Run"):
         store.open_array(tmp_path / "raw.zarr", "a/image")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(StoreError, match="is not there"):
@@ -317,7 +310,7 @@ def test_a_removed_group_is_gone_and_its_neighbours_are_not(tmp_path):
 def test_half_removed_groups_are_no_cases(tmp_path):
     """What a kill leaves between renaming and removing."""
     store.write_group(tmp_path, "a", {"is": 1})
-    (tmp_path / "a").rename(tmp_path / "a.0123.trash")
+    (tmp_path / "a").rename(tmp_path / "a.0123456789abcdef0123456789abcdef.trash")
     (tmp_path / "not a group").mkdir()
     (tmp_path / "file").write_text("")
     assert store.list_groups(tmp_path) == []

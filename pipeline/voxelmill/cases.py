@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from voxelmill import store
 from voxelmill.config import Model, StoreConfig
@@ -217,7 +218,7 @@ class RawCase:
         under a name of its own, and the first that is complete gets its name.
         """
         path = f"{self.case}/mask"
-        if not self._is_whole(path):
+        if not self._has_mask():
             partial = f"{path}.{uuid.uuid4().hex}.partial"
             try:
                 self._write_mask(partial)
@@ -226,21 +227,32 @@ class RawCase:
                 store.remove_group(self.root, partial)
         return self.mask_counts()
 
-    def _is_whole(self, path: str) -> bool:
-        """Whether a mask is there with all its shards."""
-        if store.read_attributes(self.root, path) is None:
+    @property
+    def is_whole(self) -> bool:
+        """Whether the case has its record and every shard that the record speaks of."""
+        try:
+            arrays = ["image", "histogram"] + (["label"] if self.record.label else [])
+        except (StoreError, ValidationError):
             return False
-        array: Any = store.open_array(self.root, path)
-        chunks = math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
-        shards = range(-(-array.shape[0] // array.shards[0]))
-        return all(store.shard_is_whole(store.shard_path(self.root, path, (i, 0, 0)), chunks) for i in shards)
+        return all(self._is_whole(f"{self.case}/{name}") for name in arrays)
+
+    def _is_whole(self, path: str) -> bool:
+        """Whether an array is there with all its shards."""
+        try:
+            return not store.missing_shards(self.root, path)
+        except StoreError:
+            return False
+
+    def _has_mask(self) -> bool:
+        path = f"{self.case}/mask"
+        return store.read_attributes(self.root, path) is not None and self._is_whole(path)
 
     def _name_mask(self, partial: str, path: str) -> None:
         """Rename a mask that is complete, unless another task was quicker."""
         try:
             (self.root / partial).rename(self.root / path)
         except OSError:
-            if not self._is_whole(path):  # damaged, and in the way
+            if not self._has_mask():  # damaged, and in the way
                 store.remove_group(self.root, path)
                 (self.root / partial).rename(self.root / path)
 

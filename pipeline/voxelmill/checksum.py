@@ -8,26 +8,49 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from voxelmill.readers import data_files
 from voxelmill.sources import CaseSource
 
 
 def source_digest(source: CaseSource) -> str:
-    """Checksum of the contents of a case's files, whatever their names."""
-    digests = sorted(hashlib.blake2b(path.read_bytes(), digest_size=16).digest() for path in _files(source))
-    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
+    """Checksum of what a case is made of: its channels in order, its label, a spacing given for it.
+
+    Names do not count: files that are renamed, or lie elsewhere, are the same.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for role, path in _parts(source):
+        contents = sorted(_digest(file) for file in _files(path))
+        digest.update(role.encode() + b"".join(contents))
+    digest.update(repr(source.spacing).encode())
+    return digest.hexdigest()
 
 
-def source_stats(source: CaseSource) -> list[list[int]]:
-    """Size and time of change of each file, sorted."""
-    return sorted([s.st_size, s.st_mtime_ns] for s in (path.stat() for path in _files(source)))
+def source_stats(source: CaseSource) -> list[Any]:
+    """Size and time of change of each file, by role, and a spacing given for them; as JSON holds it."""
+    stats: list[Any] = [None if source.spacing is None else list(source.spacing)]
+    for role, path in _parts(source):
+        times = [file.stat() for file in _files(path)]
+        stats.append([role, sorted([t.st_size, t.st_mtime_ns] for t in times)])
+    return stats
 
 
-def _files(source: CaseSource) -> Iterator[Path]:
-    """Every file of a case; a header's folder or data file counts where it has one."""
-    for path in (*source.channels, *([source.label] if source.label else [])):
-        if path.is_dir():
-            yield from (p for p in sorted(path.iterdir()) if p.is_file())
-        elif path.exists():
-            yield path
-            yield from (p for p in (path.with_suffix(e) for e in (".raw", ".zraw")) if p.exists())
+def _parts(source: CaseSource) -> Iterator[tuple[str, Path]]:
+    for channel, path in enumerate(source.channels):
+        yield f"channel {channel}", path
+    if source.label is not None:
+        yield "label", source.label
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """Every file that a path of a case stands for."""
+    if path.is_dir():
+        yield from (p for p in sorted(path.rglob("*")) if p.is_file())
+    elif path.exists():
+        yield from (path, *data_files(path))
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).digest()

@@ -226,7 +226,7 @@ def _engine(out: Path, cluster: str, workers: int | None, scheduler: str | None)
     from voxelmill.progress import Reporter, log_to
 
     try:
-        with log_to(out / "logs"), connect(cluster, workers, scheduler) as client:
+        with connect(cluster, workers, scheduler) as client, log_to(out / "logs"):
             yield Engine(client, Reporter(console))
     except KeyboardInterrupt:
         raise _StoppedError from None

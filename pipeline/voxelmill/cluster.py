@@ -35,6 +35,8 @@ SETTINGS = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
     "distributed.scheduler.allowed-failures": 2,
+    # A worker is handed one task at a time: when it dies, no other task is held to be the cause.
+    "distributed.scheduler.worker-saturation": 1.0,
     # A task of ours may hold a core, and now and then the event loop's lock, for seconds.
     "distributed.admin.tick.limit": "60s",
     "distributed.scheduler.worker-ttl": None,

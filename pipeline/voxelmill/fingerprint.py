@@ -5,10 +5,8 @@ Plain records. How they come about is in `statistics.py`, what follows from them
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from voxelmill.config import Model
-from voxelmill.errors import StoreError
+from voxelmill.document import Document
 from voxelmill.geometry import Shape, Triple
 
 
@@ -37,8 +35,11 @@ class CaseFingerprint(Model):
     """Lowest and highest label."""
 
 
-class Fingerprint(Model):
+class Fingerprint(Document):
     """Facts of a dataset; the first four fields are those of nnU-Net's dataset_fingerprint.json."""
+
+    FILE = "fingerprint.json"
+    COMMAND = "voxelmill fingerprint OUT"
 
     spacings: list[Triple]
     """Millimetres (z, y, x), one entry a case, cases in order of their names."""
@@ -52,23 +53,3 @@ class Fingerprint(Model):
     channel_names: tuple[str, ...]
     ignore_label: int | None
     cases: dict[str, CaseFingerprint]
-
-    def save(self, out: Path) -> None:
-        """Write OUT/fingerprint.json."""
-        (out / "fingerprint.json").write_text(self.model_dump_json(indent=1) + "\n")
-
-    @classmethod
-    def load(cls, out: Path) -> Fingerprint:
-        """Read OUT/fingerprint.json.
-
-        Raises
-        ------
-        StoreError
-            If there is none.
-        """
-        try:
-            return cls.model_validate_json((out / "fingerprint.json").read_text())
-        except FileNotFoundError:
-            raise StoreError(
-                "fingerprint.json is not in OUT. Run `voxelmill fingerprint OUT` first."
-            ) from None

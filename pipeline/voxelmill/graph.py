@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,8 @@ from distributed.scheduler import KilledWorker
 from voxelmill.errors import StageError, VoxelmillError
 from voxelmill.memory import PeakMeter
 from voxelmill.progress import Reporter
+
+Key = tuple[str, str, str]
 
 FAN_IN = 16
 """How many results one task of a tree merges."""
@@ -67,6 +70,7 @@ class Outcome:
 class Task:
     """One node of a stage's graph, with what stands before it."""
 
+    key: Key
     name: str
     case: str
     node: Delayed
@@ -75,8 +79,14 @@ class Task:
 def task(name: str, case: str, function: Callable[..., Any], *args: Any, after: Sequence[Task] = ()) -> Task:
     """A node that calls ``function(*args)``; if a task in `after` failed, it fails with the same cause."""
     before = [t.node for t in after]
-    node = delayed(_attempt, pure=False)(name, case, function, args, before, dask_key_name=name)
-    return Task(name, case, node)
+    key = _unique(name)
+    node = delayed(_attempt, pure=False)(name, case, function, args, before, dask_key_name=key)
+    return Task(key, name, case, node)
+
+
+def _unique(name: str) -> Key:
+    """A key that no other run on the same scheduler has; its first part groups the tasks of a kind."""
+    return name.partition("-")[0], name, uuid.uuid4().hex
 
 
 def tree(name: str, leaves: Sequence[Task], merge: Callable[[list[Any]], Any]) -> Task:
@@ -89,10 +99,10 @@ def tree(name: str, leaves: Sequence[Task], merge: Callable[[list[Any]], Any]) -
     while len(level) > 1 or depth == 0:
         nodes: list[Task] = []
         for i in range(0, len(level), FAN_IN):
-            key = f"{name}-{depth}-{i // FAN_IN}"
+            key = _unique(name)
             group = [t.node for t in level[i : i + FAN_IN]]
-            node = delayed(_merge, pure=False)(key, merge, group, dask_key_name=key)
-            nodes.append(Task(key, "", node))
+            node = delayed(_merge, pure=False)(name, merge, group, dask_key_name=key)
+            nodes.append(Task(key, name, "", node))
         level, depth = nodes, depth + 1
     return level[0]
 
@@ -158,11 +168,11 @@ def execute(tasks: Iterable[Task], client: Client | None) -> Iterator[Outcome]:
 
 def _execute_on(client: Client, tasks: Iterator[Task]) -> Iterator[Outcome]:
     threads = max(1, sum(client.nthreads().values()))
-    running: dict[str, Task] = {}
+    running: dict[Key, Task] = {}
 
     def submit(count: int) -> list[Future[Outcome]]:
         batch = list(islice(tasks, count))
-        running.update((t.name, t) for t in batch)
+        running.update((t.key, t) for t in batch)
         futures: list[Future[Outcome]] = client.compute([t.node for t in batch])
         return futures
 

@@ -6,6 +6,7 @@ which things are checked, run and reported is here and nowhere else.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -67,7 +68,7 @@ def run(
     settings = config if isinstance(config, Config) else make_config(dict(config or {}))
     job = Job(Path(out), settings)
     sources = job.discover(Path(source))
-    with log_to(job.out / "logs"), nullcontext(client) if client is not None else connect() as on:
+    with nullcontext(client) if client is not None else connect() as on, log_to(job.out / "logs"):
         return job.run(sources, Engine(on, Reporter()))
 
 
@@ -87,10 +88,11 @@ class Job:
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError("OUT is a file; a folder is needed. Name another path.")
         sources = discover(source, channels=self.config.channels)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"OUT cannot be made: {error.strerror}. Name another path.") from None
+        nearest = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            raise ConfigError(
+                "OUT cannot be written: no permission, or a file is in the way. Name another path."
+            )
         check_sources(self.out, sources, dataset_record(sources, self.config), self.restart)
         return sources
 

@@ -12,13 +12,13 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from voxelmill import __version__
 from voxelmill.config import Config, Configuration, Model
+from voxelmill.document import Document
 from voxelmill.errors import PlanError
 from voxelmill.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from voxelmill.geometry import Box, Shape, Triple
@@ -85,8 +85,11 @@ class ConfigurationPlan(Model):
     cases: dict[str, CasePlan]
 
 
-class Plan(Model):
+class Plan(Document):
     """All decisions of a run; written to plan.json."""
+
+    FILE = "plan.json"
+    COMMAND = "voxelmill plan OUT"
 
     version: str
     settings: Config
@@ -107,7 +110,11 @@ class Plan(Model):
             "version": self.version,
             "settings": self.settings.model_dump(mode="json", exclude={"configurations"}),
             "channel_names": self.channel_names,
-            "intensity": {k: v.model_dump(mode="json") for k, v in self.intensity.items()},
+            "intensity": {
+                k: v.model_dump(mode="json")
+                for k, v in self.intensity.items()
+                if of.normalization[int(k)] == "CTNormalization"
+            },
             "label_dtype": self.label_dtype,
             "normalization": of.normalization,
             "use_mask_for_norm": of.use_mask_for_norm,
@@ -121,24 +128,6 @@ class Plan(Model):
         label = 0 if self.label_dtype is None else np.dtype(self.label_dtype).itemsize
         rows = [row for of in self.configurations.values() for row in of.cases.values()]
         return sum(row.image_bytes + row.has_label * label * math.prod(row.shape) for row in rows)
-
-    def save(self, out: Path) -> None:
-        """Write OUT/plan.json."""
-        (out / "plan.json").write_text(self.model_dump_json(indent=1) + "\n")
-
-    @classmethod
-    def load(cls, out: Path) -> Plan:
-        """Read OUT/plan.json.
-
-        Raises
-        ------
-        PlanError
-            If there is none.
-        """
-        try:
-            return cls.model_validate_json((out / "plan.json").read_text())
-        except FileNotFoundError:
-            raise PlanError("plan.json is not in OUT. Run `voxelmill plan OUT` first.") from None
 
 
 def make_plan(fingerprint: Fingerprint, config: Config) -> Plan:

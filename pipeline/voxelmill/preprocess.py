@@ -19,8 +19,9 @@ import numpy.typing as npt
 from voxelmill import store
 from voxelmill.cases import RawCase
 from voxelmill.config import Config, Configuration
+from voxelmill.errors import StoreError
 from voxelmill.fingerprint import Intensity
-from voxelmill.geometry import Box, Geometry, Shape
+from voxelmill.geometry import Box, Geometry
 from voxelmill.graph import Engine, Outcome, Task, task
 from voxelmill.kernels import normalize
 from voxelmill.kernels.axis import read_box
@@ -128,18 +129,16 @@ def _jobs(out: Path, plan: Plan, configuration: Configuration) -> list[Job]:
 def _missing(job: Job) -> list[Box]:
     """Write boxes of the shards that are not whole."""
     attributes = store.read_attributes(job.root, job.path)
+    boxes = dict(job.plan.write_boxes())
     if attributes is None or attributes["settings"] != job.token:
-        return [box for _, box in job.plan.write_boxes()]
-    chunks = int(np.prod([s // c for s, c in zip(job.plan.shard, job.plan.chunk, strict=True)]))
-
-    def is_whole(index: Shape) -> bool:
-        image = store.shard_path(job.root, f"{job.path}/image", (0, *index))
-        label = store.shard_path(job.root, f"{job.path}/label", index)
-        return store.shard_is_whole(image, chunks * job.plan.channels) and (
-            not job.has_label or store.shard_is_whole(label, chunks)
-        )
-
-    return [box for index, box in job.plan.write_boxes() if not is_whole(index)]
+        return list(boxes.values())
+    arrays = ["image", "label"] if job.has_label else ["image"]
+    try:
+        found = [store.missing_shards(job.root, f"{job.path}/{name}") for name in arrays]
+    except StoreError:
+        return list(boxes.values())
+    missing = {index[-3:] for indices in found for index in indices}
+    return [box for index, box in boxes.items() if index in missing]
 
 
 def _tasks(waiting: list[tuple[Job, Box]]) -> Iterator[Task]:

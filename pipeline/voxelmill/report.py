@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
 
 from voxelmill.config import Model
+from voxelmill.document import Document
 from voxelmill.graph import Outcome
 
 
@@ -29,11 +29,14 @@ class CaseReport(Model):
     """Largest resident memory of a worker while it worked on the case."""
 
 
-class Report(Model):
+class Report(Document):
     """What a run did.
 
     Attributes are the fields of report.json.
     """
+
+    FILE = "report.json"
+    COMMAND = "voxelmill run SOURCE OUT"
 
     cases: tuple[CaseReport, ...]
     seconds: float
@@ -52,10 +55,6 @@ class Report(Model):
     def failed(self) -> list[CaseReport]:
         """The cases that failed."""
         return [c for c in self.cases if c.status == "failed"]
-
-    def save(self, out: Path) -> None:
-        """Write OUT/report.json."""
-        (out / "report.json").write_text(self.model_dump_json(indent=1) + "\n")
 
     def table(self) -> Table:
         """The table at the end of a run."""

@@ -8,13 +8,15 @@ files are kept in OUT/logs; where they differ, the contents are compared by chec
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from voxelmill import store
 from voxelmill.cases import DatasetRecord
 from voxelmill.checksum import source_digest, source_stats
-from voxelmill.errors import SettingsChangedError
+from voxelmill.document import write_text
+from voxelmill.errors import SettingsChangedError, StoreError
 from voxelmill.plan import Plan
 from voxelmill.sources import Sources
 
@@ -58,7 +60,7 @@ def remember_sources(out: Path, sources: Sources) -> None:
     present = set(store.list_groups(out / store.RAW))
     stats = {c.case: source_stats(c) for c in sources.cases if c.case in present}
     (out / STATS).parent.mkdir(parents=True, exist_ok=True)
-    (out / STATS).write_text(json.dumps(stats))
+    write_text(out / STATS, json.dumps(stats))
 
 
 def check_plan(out: Path, plan: Plan, restart: bool) -> None:
@@ -79,7 +81,7 @@ def check_plan(out: Path, plan: Plan, restart: bool) -> None:
         return
     if not restart:
         change = "the dataset's statistics"
-        if (out / "plan.json").exists():
+        with suppress(StoreError):
             before = Plan.load(out).model_dump(mode="json", exclude={"peak_bytes"})
             change = _difference(before, plan.model_dump(mode="json", exclude={"peak_bytes"}))
         raise SettingsChangedError(
@@ -100,7 +102,7 @@ def _token(out: Path, configuration: str, case: str) -> str | None:
 
 def _changed_cases(out: Path, sources: Sources, present: list[str]) -> list[str]:
     """Cases of the raw store whose source is gone or holds something else now."""
-    stats = json.loads((out / STATS).read_text()) if (out / STATS).exists() else {}
+    stats = _read_stats(out)
     by_name = {c.case: c for c in sources.cases}
     changed = []
     for case in present:
@@ -111,6 +113,14 @@ def _changed_cases(out: Path, sources: Sources, present: list[str]) -> list[str]
         if attributes and (source is None or attributes["source"] != source_digest(source)):
             changed.append(case)
     return changed
+
+
+def _read_stats(out: Path) -> dict[str, Any]:
+    """What `remember_sources` wrote; nothing where it is lost, and then contents are compared."""
+    try:
+        return dict(json.loads((out / STATS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _difference(before: Any, after: Any, name: str = "") -> str:

@@ -10,10 +10,14 @@ length is what the index says. A case of the raw store is done when its group ca
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,22 +49,22 @@ class DurableStore(LocalStore):
         """Write one object durably."""
         self._ensure_open_sync()
         self._check_writable()
-        _put(self.root / key, value)
+        _put(self.root / key, value.as_buffer_like())
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write one object durably."""
         if not self._is_open:
             await self._open()
         self._check_writable()
-        _put(self.root / key, value)
+        _put(self.root / key, value.as_buffer_like())
 
 
-def _put(path: Path, value: Buffer) -> None:
+def _put(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(value.as_buffer_like())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -79,13 +83,8 @@ def write_group(root: Path, path: str, attributes: dict[str, Any]) -> None:
     """Create a group, or replace its attributes where they differ; one atomic write."""
     if read_attributes(root, path) == attributes:
         return
-    store = DurableStore(root)
-    with _config():
-        if (root / path / "zarr.json").exists():
-            group = zarr.open_group(store, path=path, mode="r+")
-            group.attrs.put({ATTRIBUTES: attributes})
-        else:
-            zarr.create_group(store, path=path, attributes={ATTRIBUTES: attributes})
+    metadata = {"attributes": {ATTRIBUTES: attributes}, "zarr_format": 3, "node_type": "group"}
+    _put(root / path / "zarr.json", json.dumps(metadata, indent=2, allow_nan=False).encode())
 
 
 def write_attributes(array: zarr.Array[Any], attributes: dict[str, Any]) -> None:
@@ -95,11 +94,12 @@ def write_attributes(array: zarr.Array[Any], attributes: dict[str, Any]) -> None
 
 
 def read_attributes(root: Path, path: str) -> dict[str, Any] | None:
-    """The attributes of a group or an array, or None where it is not there or has none."""
-    if not (root / path / "zarr.json").exists():
+    """The attributes of a group or an array, or None where it is not there, damaged, or has none."""
+    try:
+        metadata = json.loads((root / path / "zarr.json").read_bytes())
+        return cast("dict[str, Any] | None", metadata["attributes"].get(ATTRIBUTES))
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    node = zarr.open(LocalStore(root, read_only=True), path=path, mode="r")
-    return cast("dict[str, Any] | None", node.attrs.get(ATTRIBUTES))
 
 
 def list_groups(root: Path, path: str = "") -> list[str]:
@@ -120,7 +120,7 @@ def remove_group(root: Path, path: str) -> None:
 
 
 def _is_trash(path: Path) -> bool:
-    return path.suffix in (".trash", ".partial")
+    return re.search(r"\.[0-9a-f]{32}\.(trash|partial)$", path.name) is not None
 
 
 def create_array(
@@ -142,7 +142,7 @@ def create_array(
         If an array with another layout stands there.
     """
     dtype = np.dtype(dtype)
-    if (root / path / "zarr.json").exists():
+    if array_exists(root, path):
         array = open_array(root, path, mode="r+")
         found = (array.shape, array.dtype, array.chunks, array.shards)
         if found != (tuple(shape), dtype, tuple(chunk), tuple(shard)):
@@ -151,6 +151,7 @@ def create_array(
                 f"{tuple(shape)} {dtype} in {tuple(shard)}. Pass --restart, or use another output."
             )
         return array
+    (root / path / "zarr.json").unlink(missing_ok=True)  # damaged, if it is there
     blosc = BloscCodec(
         cname=config.compressor, clevel=config.level, shuffle="bitshuffle", typesize=dtype.itemsize
     )
@@ -173,14 +174,25 @@ def open_array(root: Path, path: str, mode: str = "r") -> zarr.Array[Any]:
     Raises
     ------
     StoreError
-        If there is none.
+        If there is none, or its metadata is damaged.
     """
     store = LocalStore(root, read_only=True) if mode == "r" else DurableStore(root)
     try:
         with _config():
             return zarr.open_array(store, path=path, mode=mode)
-    except (FileNotFoundError, zarr.errors.NodeNotFoundError):
-        raise StoreError(f"{root.name}/{path} is not there. Run the stage that makes it first.") from None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        raise StoreError(
+            f"{root.name}/{path} is not there, or its metadata is damaged. Run the stage that makes it again."
+        ) from None
+
+
+def array_exists(root: Path, path: str) -> bool:
+    """Whether an array's metadata is there and can be read."""
+    try:
+        open_array(root, path)
+    except StoreError:
+        return False
+    return True
 
 
 def read_box(array: zarr.Array[Any], channel: int | None, box: Box) -> npt.NDArray[Any]:
@@ -190,11 +202,24 @@ def read_box(array: zarr.Array[Any], channel: int | None, box: Box) -> npt.NDArr
         return np.asarray(array[selection])
 
 
-def write_box(array: zarr.Array[Any], box: Box, values: npt.NDArray[Any]) -> None:
+def write_box(array: Any, box: Box, values: npt.NDArray[Any]) -> None:
     """Write `values` to the last three axes' `box`, all channels; the box is made of whole shards."""
     selection: Any = (..., *box.slices)
+    for index in _shard_indices(array):
+        # Zarr would read and merge what stands in a shard at the edge of the array, damaged or not.
+        if _begins_in(array, index, box):
+            shard_path(array.store.root, array.path, index).unlink(missing_ok=True)
     with _config():
         array[selection] = values
+
+
+def _shard_indices(array: Any) -> Iterator[tuple[int, ...]]:
+    return product(*(range(-(-n // s)) for n, s in zip(array.shape, array.shards, strict=True)))
+
+
+def _begins_in(array: Any, index: Sequence[int], box: Box) -> bool:
+    start = [i * s for i, s in zip(index, array.shards, strict=True)][-len(box.start) :]
+    return all(a <= s < b for a, b, s in zip(box.start, box.stop, start, strict=True))
 
 
 def write_slab(array: zarr.Array[Any], channel: int, z: int, data: npt.NDArray[Any]) -> None:
@@ -207,6 +232,19 @@ def write_slab(array: zarr.Array[Any], channel: int, z: int, data: npt.NDArray[A
 def shard_path(root: Path, path: str, index: Sequence[int]) -> Path:
     """The file of one shard, by its index along each axis."""
     return root.joinpath(path, "c", *(str(i) for i in index))
+
+
+def missing_shards(root: Path, path: str) -> list[tuple[int, ...]]:
+    """Indices of an array's shards that are not whole.
+
+    Raises
+    ------
+    StoreError
+        If there is no such array, or its metadata is damaged.
+    """
+    array: Any = open_array(root, path)
+    chunks = math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
+    return [i for i in _shard_indices(array) if not shard_is_whole(shard_path(root, path, i), chunks)]
 
 
 def shard_is_whole(file: Path, chunks: int) -> bool:

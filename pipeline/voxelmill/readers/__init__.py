@@ -6,6 +6,8 @@ line in `FORMATS`. The libraries that read a format are imported when its first 
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -39,6 +41,10 @@ FORMATS = (
     TIFF,
     OME_ZARR,
     DICOM,
+)
+
+_DATA_FILE = re.compile(
+    rb"^\s*(?:ElementDataFile\s*=|data\s?file\s*:)\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE
 )
 
 
@@ -86,6 +92,16 @@ def find_format(path: Path) -> Format | None:
     if holds_dicom(path):
         return DICOM
     return TIFF if tiff_files(path) else None
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The data file that a detached header names; nothing for other files."""
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return ()
+    with path.open("rb") as file:
+        named = _DATA_FILE.search(file.read(1 << 16))
+    data = path.parent / os.fsdecode(named[1]) if named else path
+    return (data,) if data.is_file() and data != path else ()
 
 
 def is_known(path: Path) -> bool:

@@ -1,0 +1,62 @@
+"""Records that have a file of their own in OUT: JSON, written whole or not at all, refused where damaged."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import ValidationError
+
+from voxelmill.config import Model
+from voxelmill.errors import StoreError
+
+
+class Document(Model):
+    """A record with a file in OUT.
+
+    Attributes
+    ----------
+    FILE : str
+        Its name.
+    COMMAND : str
+        What makes it.
+    """
+
+    FILE: ClassVar[str]
+    COMMAND: ClassVar[str]
+
+    def save(self, out: Path) -> None:
+        """Write the file, under another name first."""
+        write_text(out / self.FILE, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, out: Path) -> Self:
+        """Read the file.
+
+        Raises
+        ------
+        StoreError
+            If it is not there, or is not what this version writes.
+        """
+        try:
+            return cls.model_validate_json((out / cls.FILE).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(f"{cls.FILE} is not in OUT. Run `{cls.COMMAND}` first.") from None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise StoreError(
+                f"{cls.FILE} in OUT is damaged or of another version ({where + ': ' if where else ''}"
+                f"{problem['msg']}). Run `{cls.COMMAND}` again."
+            ) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that a reader, or a power cut, finds the old one or the new one."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
