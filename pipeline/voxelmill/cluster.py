@@ -6,8 +6,8 @@ time runs in a worker process, on one core; BLAS gets one thread.
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -145,15 +145,24 @@ def _without_main() -> Iterator[None]:
 
 @contextmanager
 def _join(scheduler: str) -> Iterator[Client]:
-    where = {"scheduler_file": scheduler} if Path(scheduler).suffix == ".json" else {"address": scheduler}
-    if "scheduler_file" in where and not Path(scheduler).exists():
-        raise ConfigError(f"--scheduler {scheduler}: no such scheduler file. Start the scheduler first.")
+    address = _address_in(Path(scheduler)) if scheduler.endswith(".json") else scheduler
     try:
-        client = Client(**where, timeout=os.environ.get("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "30s"))
+        client = Client(address)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--scheduler {scheduler}: no scheduler answers ({error}).".splitlines()[0]
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--scheduler {scheduler}: no scheduler answers ({reason}).") from None
     with client:
         _introduce(client)
         yield client
+
+
+def _address_in(file: Path) -> str:
+    """The address in a scheduler file."""
+    try:
+        return str(json.loads(file.read_text())["address"])
+    except OSError:
+        raise ConfigError(f"--scheduler {file}: no such scheduler file. Start the scheduler first.") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"--scheduler {file}: is no scheduler file, which is JSON with an address."
+        ) from None
