@@ -12,25 +12,34 @@ _inline = numba.njit(nogil=True)  # no fast mathematics: SciPy's order of operat
 
 
 @_inline
-def _winner(corner, weight, nearest):  # type: ignore[no-untyped-def]
+def _winner(corner, weight, nearest, near):  # type: ignore[no-untyped-def]
     """Label with the largest summed weight; ties to that of corner `nearest`, else to the lowest."""
-    best, winner, near, counted, k = -1.0, corner[nearest], -1.0, 0, nearest
-    while counted != 255:
+    best, winner, counted = near, corner[nearest], 0
+    for k in range(8):
+        if counted >> k & 1:
+            continue
         label, score = corner[k], 0.0
         for j in range(8):  # adding 0 for another label changes no sum
             hit = corner[j] == label
             score += weight[j] if hit else 0.0
             counted |= hit << j
-        if near < 0:
-            near = score
-            if near > 0.5001:  # the weights add up to 1, so no other label can win
-                return label
         if score > best or (score == best and best > near and label < winner):
             best, winner = score, label
-        k = 0
-        while counted >> k & 1:
-            k += 1
     return winner
+
+
+@_inline
+def _score(a, b, c, d, i, k, q, r, s, t, u, v, label):  # type: ignore[no-untyped-def]
+    """Summed weight of one label at the 8 corners, in SciPy's order."""
+    score = q * u if a[i] == label else 0.0
+    score += q * v if a[k] == label else 0.0
+    score += r * u if b[i] == label else 0.0
+    score += r * v if b[k] == label else 0.0
+    score += s * u if c[i] == label else 0.0
+    score += s * v if c[k] == label else 0.0
+    score += t * u if d[i] == label else 0.0
+    score += t * v if d[k] == label else 0.0
+    return score
 
 
 @_inline
@@ -62,18 +71,23 @@ def plane(  # type: ignore[no-untyped-def]
                 row[p] = a[0]
             continue
         q, r, s, t = wz0 * wy0[o], wz0 * wy1[o], wz1 * wy0[o], wz1 * wy1[o]
-        near = 4 * near_z + 2 * near_y[o]
+        nearest = 2 * near_z + near_y[o]
+        line = a if nearest == 0 else b if nearest == 1 else c if nearest == 2 else d
         for p in range(len(row)):
             i, k = x0[p], x1[p]
             if pure[i]:
                 row[p] = a[i]
                 continue
+            u, v, label = wx0[p], wx1[p], line[k if near_x[p] else i]
+            near = _score(a, b, c, d, i, k, q, r, s, t, u, v, label)
+            if near > 0.5001:  # the weights add up to 1, so no other label can win
+                row[p] = label
+                continue
             corner[0], corner[1], corner[2], corner[3] = a[i], a[k], b[i], b[k]
             corner[4], corner[5], corner[6], corner[7] = c[i], c[k], d[i], d[k]
-            u, v = wx0[p], wx1[p]
             weight[0], weight[1], weight[2], weight[3] = q * u, q * v, r * u, r * v
             weight[4], weight[5], weight[6], weight[7] = s * u, s * v, t * u, t * v
-            row[p] = _winner(corner, weight, near + near_x[p])
+            row[p] = _winner(corner, weight, 2 * nearest + near_x[p], near)
 
 
 @cache
