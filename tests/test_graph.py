@@ -59,6 +59,7 @@ def fill_the_disk():
 
 
 def die():
+    time.sleep(0.5)  # Dask does not restart a worker that dies before it was seen to have started
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -25,6 +25,7 @@ RANKS = [
     {"cases", "ingest", "statistics", "preprocess", "resume", "cluster", "report", "summary"},
     {"pipeline"},
     {"cli", "worker"},
+    {"__main__"},
 ]
 
 # Where a library may be imported: the module, or every module of a folder.

@@ -181,6 +181,11 @@ class RawCase:
         """Whether the case has a label, without reading its record."""
         return (self.root / self.case / "label").exists()
 
+    @property
+    def channels(self) -> int:
+        """Number of channels, without reading its record."""
+        return int(self._image.shape[0])
+
     def slabs(self) -> Iterator[Box]:
         """Boxes of whole slices that cover the source grid, each one slab of the raw store."""
         return slabs_of(Box.whole(self.record.shape), self._image.shards[1])

@@ -11,9 +11,9 @@ import logging
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +40,9 @@ SETTINGS = {
     # A task of ours may hold a core, and now and then the event loop's lock, for seconds.
     "distributed.admin.tick.limit": "60s",
     "distributed.scheduler.worker-ttl": None,
+    # Workers that die are restarted by their nannies; a cluster that finds one amid that after 15 s would
+    # dismiss the nanny, and after some deaths nobody would be left.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
 }
 
 
@@ -117,15 +120,13 @@ def _introduce(client: Client) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C is ignored, also by processes that are started meanwhile until they decide otherwise."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C waits, here and in processes that are started meanwhile, until they decide otherwise."""
+    resource_tracker.ensure_running()  # it would be started within, and unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from distributed.scheduler import KilledWorker
 
 from voxelmill.errors import StageError, VoxelmillError
 from voxelmill.memory import PeakMeter
-from voxelmill.progress import Reporter
+from voxelmill.progress import Reporter, say_failed
 
 Key = tuple[str, str, str]
 
@@ -132,6 +132,11 @@ class Engine:
                     progress.failed(outcome.case, outcome.cause, outcome.details)
                 outcomes[outcome.name] = outcome
         return list(outcomes.values())
+
+    def refuse(self, stage: str, case: str, cause: str) -> Outcome:
+        """A case that goes no further, without a task of its own."""
+        say_failed(stage, case, cause)
+        return Outcome(f"{stage}-{case}", case, cause=cause)
 
     def one(self, stage: str, root: Task) -> Any:
         """Run one graph whole and return the value of its last task.

@@ -28,7 +28,7 @@ from voxelmill.progress import Reporter, log_to
 from voxelmill.report import Report, make_report
 from voxelmill.resume import check_plan, check_sources, remember_sources
 from voxelmill.sources import Sources, discover
-from voxelmill.statistics import make_fingerprint
+from voxelmill.statistics import find_odd_cases, make_fingerprint
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -117,7 +117,11 @@ class Job:
     def fingerprint(self, engine: Engine) -> Fingerprint:
         """Facts of the raw store into fingerprint.json."""
         with _timed(self.stages, "fingerprint"):
-            fingerprint = make_fingerprint(self.out, engine)
+            names = list_cases(self.out)
+            odd = find_odd_cases(self.out, names)
+            for case, cause in odd.items():
+                self.outcomes.append(engine.refuse("fingerprint", case, cause))
+            fingerprint = make_fingerprint(self.out, [n for n in names if n not in odd], engine)
             fingerprint.save(self.out)
             return fingerprint
 

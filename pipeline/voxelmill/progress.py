@@ -56,7 +56,7 @@ class StageProgress:
     def failed(self, case: str, cause: str, details: str | None) -> None:
         """A task failed; the cause is shown, the details go to the log file."""
         self.failures += 1
-        logger.error("%s: case %s: %s", self.name, case, cause)
+        say_failed(self.name, case, cause)
         if details:
             logger.debug("%s: case %s:\n%s", self.name, case, details)
 
@@ -70,6 +70,11 @@ class StageProgress:
         if self.failures:
             parts.append(f"{self.failures} failed")
         return f"{self.name}: " + ", ".join(p for p in parts if p)
+
+
+def say_failed(stage: str, case: str, cause: str) -> None:
+    """The line that a failed case gets."""
+    logger.error("%s: case %s: %s", stage, case, cause)
 
 
 @dataclass

@@ -8,17 +8,17 @@ of those bins find the values. Merging is a tree of fixed shape, so the bits do 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from voxelmill.cases import RawCase, list_cases, read_dataset
-from voxelmill.errors import PlanError
+from voxelmill.cases import RawCase, read_dataset
 from voxelmill.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from voxelmill.geometry import Box, Shape
 from voxelmill.graph import Engine, task, tree
@@ -54,17 +54,26 @@ class Summary:
     high: Weights
 
 
-def make_fingerprint(out: Path, engine: Engine) -> Fingerprint:
-    """Merge the facts of all cases of OUT.
+def find_odd_cases(out: Path, names: Sequence[str]) -> dict[str, str]:
+    """Cases with another number of channels than most, and what to say of each."""
+    channels = {name: RawCase(out, name).channels for name in names}
+    usual = Counter(channels.values()).most_common(1)[0][0]
+    return {
+        name: f"has {n} channels, most cases have {usual}; all need the same. Mend it, or run it apart."
+        for name, n in channels.items()
+        if n != usual
+    }
+
+
+def make_fingerprint(out: Path, names: Sequence[str], engine: Engine) -> Fingerprint:
+    """Merge the facts of cases of OUT that have the same number of channels.
 
     Raises
     ------
-    StoreError
+    StageError
         If a case cannot be read.
-    PlanError
-        If cases differ in their number of channels.
     """
-    names, dataset = list_cases(out), read_dataset(out)
+    dataset = read_dataset(out)
     masked = not any(RawCase(out, name).has_label for name in names)
     leaves = [task(f"fingerprint-{name}", name, summarise, out, name, masked) for name in names]
     summary: Summary = engine.one("fingerprint", tree("fingerprint-merge", leaves, merge))
@@ -185,12 +194,6 @@ def _count(bins: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> Weights:
 
 def merge(summaries: Sequence[Summary]) -> Summary:
     """Add contributions, in order."""
-    for a, b in pairwise(summaries):
-        if len(a.coarse) != len(b.coarse):
-            raise PlanError(
-                f"case {next(iter(b.cases))} has {len(b.coarse)} channels, case {next(iter(a.cases))} has "
-                f"{len(a.coarse)}; all cases need the same. Remove one kind, or run them apart."
-            )
     return Summary(
         {case: facts for s in summaries for case, facts in s.cases.items()},
         np.sum([s.coarse for s in summaries], axis=0),

@@ -48,7 +48,10 @@ def _cases_table(name: str, of: ConfigurationPlan) -> Table:
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
     headings = ("case", "shape", "crop", "spacing mm", "new shape", "apart", "shards", "MiB")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "case" else "right")
+        left = heading == "case"
+        table.add_column(
+            heading, justify="left" if left else "right", overflow="fold" if left else "ellipsis"
+        )
     for case, row in list(of.cases.items())[:MANY]:
         table.add_row(
             case,
