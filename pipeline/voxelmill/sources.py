@@ -149,9 +149,6 @@ def _check_cases(cases: Iterable[CaseSource]) -> None:
         seen.add(case.case)
 
 
-# A folder of images
-
-
 def _folder(source: Path) -> Sources:
     entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
     images = [path for path in entries if readers.is_known(path)]
@@ -194,9 +191,6 @@ def _stated_spacing(image: Path, case: str) -> Triple | None:
             '{"spacing": [z, y, x]} in mm. Correct it.'
         )
     return spacing
-
-
-# A nnU-Net raw dataset
 
 
 def _nnunet(source: Path) -> Sources:
@@ -295,9 +289,6 @@ def _entry(source: Path, case: str, entry: Any, channels: int) -> CaseSource:
     channel_paths = tuple(source / os.path.expandvars(path) for path in paths)
     label_path = source / os.path.expandvars(label) if label else None
     return CaseSource(case, channel_paths, label_path, _stated_spacing(channel_paths[0], case))
-
-
-# A manifest
 
 
 def _manifest(path: Path) -> Sources:
