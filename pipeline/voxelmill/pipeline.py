@@ -83,12 +83,15 @@ class Job:
     stages: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
+    def __post_init__(self) -> None:
+        self.out = self.out.absolute()  # workers may run in another folder
+
     def discover(self, source: Path) -> Sources:
         """Find the cases of SOURCE; refused before anything is started or written."""
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError("OUT is a file; a folder is needed. Name another path.")
-        sources = discover(source, channels=self.config.channels)
-        nearest = next(p for p in (self.out.absolute(), *self.out.absolute().parents) if p.exists())
+        sources = discover(source.absolute(), channels=self.config.channels)
+        nearest = next(p for p in (self.out, *self.out.parents) if p.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
             raise ConfigError(
                 "OUT cannot be written: no permission, or a file is in the way. Name another path."
