@@ -197,8 +197,15 @@ def float_type(dtype: Any) -> np.dtype[Any]:
 
 def value_ranges(volumes: Array, separate_axis: int | None = None) -> tuple[Any, Any]:
     """Smallest and largest voxel of each channel (c,), or of each slice of each channel (c, slices)."""
-    axes = tuple(axis + 1 for axis in range(3) if axis != separate_axis)
-    low, high = asnumpy(volumes.min(axes)), asnumpy(volumes.max(axes))
+    if separate_axis in (None, 0):  # plane by plane: one pass over memory for both
+        pairs = [(plane.min(), plane.max()) for volume in volumes for plane in volume]
+        stack, shape = get_array_module(volumes).stack, volumes.shape[:2]
+        low, high = (asnumpy(stack(list(side))).reshape(shape) for side in zip(*pairs, strict=True))
+        if separate_axis is None:
+            low, high = low.min(1), high.max(1)
+    else:
+        axes = (1, 4 - separate_axis)
+        low, high = asnumpy(volumes.min(axes)), asnumpy(volumes.max(axes))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueRuleError("the array holds voxels that are NaN or infinite; finite ones are needed")
     return low, high
@@ -234,7 +241,7 @@ def _resample_volume(
     out: Array,
 ) -> None:
     """One channel: a gather where every axis copies voxels, else a sweep."""
-    steps = [step(*axis) for axis in arguments]
+    volume, steps = volume.astype(out.dtype, copy=False), [step(*axis) for axis in arguments]
     if all(axis.is_copy for axis in steps):
         gather(volume, [axis.first - start for axis, start in zip(steps, begin, strict=True)], out)
         if separate:
@@ -245,7 +252,7 @@ def _resample_volume(
     factors = [n_out / n_in for n_in, n_out, *_ in arguments]
     rows, sweep = _engine(get_array_module(volume))
     ways = [rows(*axis) for axis in arguments]
-    sweep(volume.astype(out.dtype, copy=False), begin, ways, factors, separate, limits, middle, out)
+    sweep(volume, begin, ways, factors, separate, limits, middle, out)
 
 
 def gather(volume: Array, index: list[Any], out: Array) -> None:
@@ -253,9 +260,10 @@ def gather(volume: Array, index: list[Any], out: Array) -> None:
     module = get_array_module(volume)
     quick = {"mode": "clip"} if module is np else {}
     shrinks = [len(where) < n for where, n in zip(index, volume.shape, strict=True)]
-    for axis in sorted(range(3), key=lambda k: 1 if k == 2 else 0 if shrinks[k] else 2):
+    *first, last = sorted(range(3), key=lambda k: 1 if k == 2 else 0 if shrinks[k] else 2)
+    for axis in first:
         volume = module.take(volume, module.asarray(index[axis]), axis, **quick)
-    out[...] = volume
+    module.take(volume, module.asarray(index[last]), last, out=out, **quick)
 
 
 def _engine(module: Any) -> tuple[Any, Any]:
