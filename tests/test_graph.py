@@ -326,22 +326,23 @@ def test_a_dashboard_that_finds_its_port_taken_takes_another(cluster):
 # Workers that die
 
 
-def test_a_task_that_kills_its_worker_is_one_bad_task():
-    """On one worker, so that all the others wait behind the one that kills it."""
-    tasks = [task(f"innocent-{i}", f"case{i}", double, i) for i in range(12)]
-    tasks[5] = task("guilty", "case12", die)
-    with connect("local", 1) as client:
-        found = outcomes_of(tasks, client)
-    assert len(found) == 12
-    bad = found.pop("guilty")
+def test_a_task_that_kills_its_worker_is_one_bad_task(cluster):
+    """To Dask all that waits on a dead worker is suspect, and what waits there three times is guilty."""
+    count, place = 40, 5
+    ready = [task(f"prepare-{i}", f"case{i}", double, i) for i in range(8)]
+    tasks = [task(f"shard-{i}", "", wait_and_double, i, 0.1, after=[ready[i % 8]]) for i in range(count)]
+    tasks[place] = task("shard-guilty", "case", die, after=[ready[place]])
+    found = outcomes_of(tasks, cluster)
+    assert len(found) == count
+    bad = found.pop("shard-guilty")
     assert isinstance(bad, Outcome)
-    assert bad.case == "case12"
+    assert bad.case == "case"
     assert bad.cause == (
         "its worker died three times while working on it, most likely out of memory or in a crash of "
         "a native library. It was skipped; rerun with fewer workers or more memory."
     )
     assert [name for name, o in found.items() if o.cause is not None] == []
-    assert {o.value for o in found.values()} == {2 * i for i in range(12) if i != 5}
+    assert {o.value for o in found.values()} == {2 * i for i in range(count) if i != place}
 
 
 def test_a_preparation_that_kills_its_worker_fails_its_own_shards_alone(cluster):

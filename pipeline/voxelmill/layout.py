@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from voxelmill.config import Configuration
 from voxelmill.geometry import Shape, Triple
+from voxelmill.kernels.axis import GRID
 
 SLAB_BYTES = 32 * 2**20
 """Bytes of one raw slab, the piece that ingest reads and writes at once."""
@@ -20,8 +21,8 @@ SLAB_BYTES = 32 * 2**20
 PATCH_VOXELS = 128**3
 """Voxels of the training patch that inner chunks are made for."""
 
-GRID = 32
-"""Shards begin and end on multiples of this, the compute grid of the resampling kernel."""
+SIDE = 32
+"""Sides of inner chunks are multiples of this, or powers of two below it."""
 
 
 def raw_layout(shape: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -45,8 +46,8 @@ def chunk_shape(target: Triple, median: npt.ArrayLike, name: Configuration = "fu
     """Inner chunk of a training set: about half a training patch a side.
 
     The patch is a cube in millimetres of `PATCH_VOXELS` voxels (in "2d" one slice of as many voxels as
-    its plane would take), clipped to the median shape. Sides are multiples of `GRID`, or powers of two
-    below it, so that shards end on the compute grid.
+    its plane would take), clipped to the median shape. Sides are multiples of `SIDE`, or powers of two
+    below it.
     """
     spacing = np.asarray(target)
     if name == "2d":
@@ -60,13 +61,13 @@ def chunk_shape(target: Triple, median: npt.ArrayLike, name: Configuration = "fu
 
 
 def _grid_side(voxels: float) -> int:
-    if voxels >= 0.75 * GRID:
-        return GRID * max(1, round(voxels / GRID))
+    if voxels >= 0.75 * SIDE:
+        return SIDE * max(1, round(voxels / SIDE))
     return 1 << round(math.log2(max(1.0, voxels)))
 
 
 def shard_shape(shape: Shape, chunk: Shape, voxel_bytes: int, limit: int) -> Shape:
-    """The largest shard under `limit` bytes with few cuts: whole chunks, ending on the compute grid.
+    """The largest shard under `limit` bytes with few cuts: whole chunks, cut at the kernel's pieces.
 
     Each cut costs a halo on both sides, so the next cut goes through the axis where it costs the least
     of the volume.
