@@ -23,13 +23,12 @@ import numba
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from voxelmill.kernels.axis import GRID, Step
+from voxelmill.kernels.axis import GRID, SHORT, SLAB, Step
 
 _FUSED = {"contract"}  # a * b + c is rounded once; sums are never reordered
-_inline = numba.njit(fastmath=_FUSED, nogil=True)
+_inline = numba.njit(fastmath=_FUSED, nogil=True, error_model="numpy")
 _STRIP = 1024  # voxels of a row of the column buffer
 _TOP = np.int64(0)  # not the literal 0, for which Numba would compile everything once more
-SLAB = 1 << 23  # voxels between the two sweeps
 
 
 @_inline
@@ -180,7 +179,9 @@ def compiled(name: str, itemsize: int) -> Any:
     else:
         ways, limits = (whole[::1], step, step), (real, real, real[::1], real[::1])
         signature = numba.void(voxels, size, *ways, *limits, real[::1], size)
-    return numba.njit(signature, fastmath=_FUSED, nogil=True, cache=True)(globals()[name])
+    return numba.njit(signature, fastmath=_FUSED, nogil=True, error_model="numpy", cache=True)(
+        globals()[name]
+    )
 
 
 def sweep(
@@ -290,8 +291,13 @@ def _planes(
 def _columns(volume: Any, z: _Way, before: Any, after: Any, limits: tuple[Any, Any], out: Any) -> None:
     low, high = (out.dtype.type(limit) for limit in limits)
     merge = all(array.strides[1] == array.shape[2] * array.itemsize for array in (volume, out))
-    call = compiled("columns", out.itemsize)
-    call(*_memory(volume, merge), z.arguments, before, after, low, high, *_memory(out, merge))
+    call, target = compiled("columns", out.itemsize), out
+    if not merge and out.shape[2] < _STRIP // 4 and out.size <= SHORT:  # one long row, and a copy
+        target = np.empty(out.shape, out.dtype)
+        merge = volume.strides[1] == volume.shape[2] * volume.itemsize
+    call(*_memory(volume, merge), z.arguments, before, after, low, high, *_memory(target, merge))
+    if target is not out:
+        out[...] = target
 
 
 def _is_plain(volume: Any) -> bool:

@@ -47,6 +47,10 @@ HALO = {4: 12, 8: 24}
 """Voxels that the recursion runs beyond a piece on each side, by bytes of a voxel."""
 GRID = 64
 """Output voxels of a piece."""
+SLAB = 1 << 23
+"""Voxels that a sweep holds between its two passes, or those of one piece if that is more."""
+SHORT = 1 << 20
+"""Voxels of an output with short rows that is written by way of a copy, at most."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from voxelmill.errors import ValueRuleError
 from voxelmill.geometry import Box
-from voxelmill.kernels.axis import GRID, Rule, band, step
+from voxelmill.kernels.axis import GRID, SHORT, SLAB, Rule, band, step
 from voxelmill.kernels.backend import Array, asnumpy, get_array_module
 
 Clip = bool | None | tuple[Any, Any]
@@ -141,15 +141,14 @@ def workspace_bytes(read: Box, write: Box, itemsize: int = 4) -> int:
     """Bytes that `resample_block` allocates beyond its block and its output, at most.
 
     One channel at a time: the volume between the two sweeps, for a slab of 32 MiB or of 64 output voxels if
-    that is more; the buffers of one plane; and one window of a strip of columns.
+    that is more; the buffers of one plane; one window of a strip of columns; and a copy of a small output.
     """
-    from voxelmill.kernels._sweeps import SLAB
-
     (z, y, x), (zo, yo, xo) = read.shape, write.shape
     slab = min(max(z * yo * xo, zo * y * x), max(SLAB, GRID * max(z * xo, y * x)))
     plane = 5 * max(y, yo) * max(x, xo)
     rows = 64 * (zo + yo + xo) + 1024 * z
-    return itemsize * (slab + plane + rows) + (1 << 16)
+    copy = zo * yo * xo if zo * yo * xo <= SHORT else 0
+    return itemsize * (slab + plane + rows + copy) + (1 << 16)
 
 
 def as_volumes(array: Array) -> Array:
