@@ -27,6 +27,7 @@ CT = Intensity(max=3000, mean=40, median=35, min=-1000, percentile_00_5=-900, pe
 
 def case(shape=(40, 50, 60), spacing=(1.0, 1.0, 1.0), box=None, channels=1, label="uint8", labels=(0, 3)):
     return CaseFingerprint(
+        source="0",
         shape=shape,
         spacing=spacing,
         crop_box=box or [[0, n] for n in shape],
@@ -102,6 +103,7 @@ def test_write_boxes_tile_the_output_exactly_once(plan):
 
 def test_write_boxes_tile_voxel_by_voxel():
     plan = CasePlan(
+        source="0",
         source_shape=(5, 6, 7),
         source_spacing=(1, 1, 1),
         crop_box=[[0, 5], [0, 6], [0, 7]],

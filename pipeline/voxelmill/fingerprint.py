@@ -34,6 +34,9 @@ class CaseFingerprint(Model):
     label_range: tuple[int, int] | None
     """Lowest and highest label."""
 
+    source: str
+    """Checksum of the contents of the source files."""
+
 
 class Fingerprint(Document):
     """Facts of a dataset; the first four fields are those of nnU-Net's dataset_fingerprint.json."""

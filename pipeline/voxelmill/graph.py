@@ -172,6 +172,29 @@ def execute(tasks: Iterable[Task], client: Client | None) -> Iterator[Outcome]:
 
 
 def _execute_on(client: Client, tasks: Iterator[Task]) -> Iterator[Outcome]:
+    """Run graphs in a window; then those that lost their workers once more, one by one.
+
+    To Dask every task that a dead worker had waiting is a suspect, not only the one it was running. When
+    nothing else runs, nothing else is to blame.
+    """
+    suspects: list[tuple[Task, KilledWorker]] = []
+    for of, result in _in_window(client, tasks):
+        if isinstance(result, KilledWorker):
+            suspects.append((of, result))
+        else:
+            yield _outcome_of(result, of)
+    guilty: dict[Any, Outcome | Exception] = {}
+    for of, error in suspects:
+        alone = guilty.get(error.task)  # what it waits for may have killed three more workers already
+        if alone is None:
+            ((_, alone),) = _in_window(client, iter([of]))
+            if isinstance(alone, KilledWorker):
+                guilty[alone.task] = alone
+        yield _outcome_of(alone, of)
+
+
+def _in_window(client: Client, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome | Exception]]:
+    """Every task with its outcome, or with the error for which it has none."""
     threads = max(1, sum(client.nthreads().values()))
     running: dict[Key, Task] = {}
 
@@ -183,25 +206,31 @@ def _execute_on(client: Client, tasks: Iterator[Task]) -> Iterator[Outcome]:
 
     completed = as_completed(submit(threads * WINDOW_PER_THREAD), raise_errors=False)
     for future in completed:
-        yield _outcome_of(future, running.pop(future.key))
+        yield running.pop(future.key), _result_of(future)
         for new in submit(1):
             completed.add(new)
 
 
-def _outcome_of(future: Future[Outcome], of: Task) -> Outcome:
-    """The task's own outcome, or the cause why there is none."""
-    if future.status == "finished":
-        outcome: Outcome = future.result()
+def _result_of(future: Future[Outcome]) -> Outcome | Exception:
+    try:
+        outcome: Outcome = future.result()  # may have to be computed again, where its worker died since
         return outcome
-    error = future.exception() if future.status == "error" else None
-    if isinstance(error, KilledWorker):
+    except Exception as error:
+        return error.with_traceback(None)  # whose frame would keep the task from being forgotten
+
+
+def _outcome_of(result: Outcome | Exception, of: Task) -> Outcome:
+    """The task's own outcome, or the cause why there is none."""
+    if isinstance(result, Outcome):
+        return result
+    if isinstance(result, KilledWorker):
         cause = (
             "its worker died three times while working on it, most likely out of memory or in a crash of "
             "a native library. It was skipped; rerun with fewer workers or more memory."
         )
-    else:
-        cause = f"lost with its worker ({type(error).__name__ if error else future.status}); run again."
-    return Outcome(of.name, of.case, cause=cause, details=str(error), is_lost=True)
+        return Outcome(of.name, of.case, cause=cause, details=str(result))
+    cause = f"lost with its worker ({type(result).__name__}); run again."
+    return Outcome(of.name, of.case, cause=cause, details=str(result), is_lost=True)
 
 
 def _attempt(

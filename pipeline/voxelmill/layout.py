@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from voxelmill.config import Configuration
 from voxelmill.geometry import Shape, Triple
@@ -42,12 +41,11 @@ def raw_layout(shape: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tu
     return chunk, (slab, *(-(-n // c) * c for n, c in zip(shape[1:], chunk[1:], strict=True)))
 
 
-def chunk_shape(target: Triple, median: npt.ArrayLike, name: Configuration = "fullres") -> Shape:
+def chunk_shape(target: Triple, name: Configuration = "fullres") -> Shape:
     """Inner chunk of a training set: about half a training patch a side.
 
-    The patch is a cube in millimetres of `PATCH_VOXELS` voxels (in "2d" one slice of as many voxels as
-    its plane would take), clipped to the median shape. Sides are multiples of `SIDE`, or powers of two
-    below it.
+    The patch is a cube in millimetres of `PATCH_VOXELS` voxels, in "2d" one slice of 512 x 512. It depends
+    on no case, so that a case more changes no other. Sides are multiples of `SIDE`, or powers of two below.
     """
     spacing = np.asarray(target)
     if name == "2d":
@@ -56,7 +54,7 @@ def chunk_shape(target: Triple, median: npt.ArrayLike, name: Configuration = "fu
         patch = np.insert(np.sqrt(PATCH_VOXELS / 8 * plane.prod()) / plane, across, 1.0)
     else:
         patch = np.cbrt(PATCH_VOXELS * spacing.prod()) / spacing
-    z, y, x = (_grid_side(p / 2) for p in np.minimum(patch, median))
+    z, y, x = (_grid_side(p / 2) for p in patch)
     return z, y, x
 
 

@@ -45,6 +45,8 @@ class CasePlan(Model):
     shard: Shape
     channels: int
     has_label: bool
+    source: str
+    """Checksum of the contents of the source files."""
 
     @property
     def image_bytes(self) -> int:
@@ -198,30 +200,30 @@ def _check_statistics(fingerprint: Fingerprint, schemes: Sequence[str]) -> None:
 def _plan_cases(
     fingerprint: Fingerprint, config: Config, name: Configuration, target: Triple
 ) -> dict[str, CasePlan]:
-    targets = {case: _case_target(facts, name, target) for case, facts in fingerprint.cases.items()}
-    shapes = {
-        case: new_shape(Box.from_bounds(facts.crop_box).shape, facts.spacing, targets[case])
-        for case, facts in fingerprint.cases.items()
-    }
-    median = np.median(list(shapes.values()), axis=0)
-    chunk = config.store.chunk or chunk_shape(target, median, name)
+    chunk = config.store.chunk or chunk_shape(target, name)
     return {
-        case: CasePlan(
-            source_shape=facts.shape,
-            source_spacing=facts.spacing,
-            crop_box=facts.crop_box,
-            shape=shapes[case],
-            target_spacing=targets[case],
-            separate_axis=separate_axis(facts.spacing, targets[case])
-            if config.separate_axis == "auto"
-            else None,
-            chunk=(inner := _three(min(c, n) for c, n in zip(chunk, shapes[case], strict=True))),
-            shard=shard_shape(shapes[case], inner, 4 * facts.channels, config.store.shard_mib * 2**20),
-            channels=facts.channels,
-            has_label=facts.label_dtype is not None,
-        )
+        case: _plan_case(facts, config, _case_target(facts, name, target), chunk)
         for case, facts in fingerprint.cases.items()
     }
+
+
+def _plan_case(facts: CaseFingerprint, config: Config, target: Triple, chunk: Shape) -> CasePlan:
+    shape = new_shape(Box.from_bounds(facts.crop_box).shape, facts.spacing, target)
+    inner = _three(min(c, n) for c, n in zip(chunk, shape, strict=True))
+    is_separable = config.separate_axis == "auto"
+    return CasePlan(
+        source_shape=facts.shape,
+        source_spacing=facts.spacing,
+        crop_box=facts.crop_box,
+        shape=shape,
+        target_spacing=target,
+        separate_axis=separate_axis(facts.spacing, target) if is_separable else None,
+        chunk=inner,
+        shard=shard_shape(shape, inner, 4 * facts.channels, config.store.shard_mib * 2**20),
+        channels=facts.channels,
+        has_label=facts.label_dtype is not None,
+        source=facts.source,
+    )
 
 
 def _case_target(facts: CaseFingerprint, name: Configuration, target: Triple) -> Triple:

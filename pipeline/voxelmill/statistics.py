@@ -123,6 +123,7 @@ def summarise(out: Path, case: str, masked: bool) -> Summary:
         dtype=record.dtypes[0],
         label_dtype=None if label is None else label.dtype,
         label_range=labels,
+        source=record.source,
     )
     return Summary(
         {case: of_case},
