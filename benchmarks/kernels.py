@@ -16,10 +16,9 @@ from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from voxelmill.geometry import Box
-from voxelmill.kernels.axis import read_box
 from voxelmill.kernels.crop import fill_holes
 from voxelmill.kernels.labels import resample_labels
-from voxelmill.kernels.resample import resample, resample_block
+from voxelmill.kernels.resample import resample
 
 Row = dict[str, Any]
 Call = Callable[[], Any]
@@ -100,17 +99,14 @@ def _images(scale: int) -> Rows:
 def in_boxes(scale: int) -> tuple[int, Call, Call]:
     """All boxes of 64 voxels a side against one call for the whole (a ratio below 1 is the price)."""
     source, target = (tuple(n // scale for n in shape) for shape in GROW)
-    image, out, whole = noise(source), np.empty(target, np.float32), Box.whole(target)
+    image, whole = noise(source), Box.whole(target)
     starts = np.ndindex(*[-(-n // 64) for n in target])
     boxes = [Box(tuple(64 * k for k in s), tuple(64 * k + 64 for k in s)).intersect(whole) for s in starts]
 
-    def block(write: Box) -> None:
-        read = read_box(write, source, target)
-        resample_block(
-            image[read.slices], read, source, target, write, clip=(0.0, 1.0), out=out[write.slices]
-        )
+    def call(box: Box | None) -> Any:
+        return resample(image, target, clip=(0.0, 1.0), box=box)
 
-    return whole.size, lambda: [block(box) for box in boxes], lambda: block(whole)
+    return whole.size, lambda: [call(box) for box in boxes], lambda: call(None)
 
 
 def itk_bspline(image: Any, target: Any) -> Call:

@@ -1,5 +1,6 @@
 """What the tests of the readers share: grids at random, files as other programs write them."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +118,10 @@ def save_series(folder: Path, pieces: list[FileDataset], names: list[str] | None
         name = names[n] if names else f"IM{len(list(folder.iterdir())):04d}"
         pydicom.dcmwrite(folder / name, piece)
     return folder
+
+
+def training_files(out):
+    """Every file of the training store with its bytes, but for the token, which knows the source."""
+    files = (p for p in sorted((out / "training.zarr").rglob("*")) if p.is_file())
+    token = re.compile(rb'"settings": "[0-9a-f]{16}"')
+    return {str(p.relative_to(out)): token.sub(b"", p.read_bytes()) for p in files}

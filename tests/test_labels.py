@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import SEEDS, SEPARATE_AXES, boxes, label_volumes, shapes
 
-from tests.strategies import SEEDS, SEPARATE_AXES, boxes, label_volumes, shapes
 from voxelmill.kernels import labels as module
 from voxelmill.kernels.axis import read_box
 from voxelmill.kernels.labels import resample_labels, resample_labels_block

@@ -11,7 +11,7 @@ import numcodecs.registry
 import numpy as np
 import pytest
 import zarr
-from readers_support import DATA, assemble, assert_holds, assert_same_grid
+from readers_support import DATA, assemble, assert_holds, assert_same_grid, training_files
 from runs import process
 
 from voxelmill.errors import FormatError, GeometryError, SpacingError
@@ -438,8 +438,7 @@ def test_a_run_gives_what_npy_gives(tmp_path, version):
             tmp_path / f"{name}.csv", tmp_path / name, target_spacing=(2.0, 1.5, 1.5), channels=["A", "B"]
         )
         assert [case.cause for case in report.cases] == [None]
-        files = (p for p in (tmp_path / name / "training.zarr").rglob("*") if p.is_file())
-        stores.append({p.relative_to(tmp_path / name): p.read_bytes() for p in files})
+        stores.append(training_files(tmp_path / name))
     assert stores[0] == stores[1]
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.transform import resize
+from strategies import SEPARATE_AXES, SPLINE_ORDERS, boxes, shapes, targets, volumes
 
-from tests.strategies import SEPARATE_AXES, SPLINE_ORDERS, boxes, shapes, targets, volumes
 from voxelmill.errors import ValueRuleError
 from voxelmill.geometry import Box
 from voxelmill.kernels import _taps, axis

@@ -425,7 +425,7 @@ class TestSettings:
     @pytest.mark.parametrize("preset", ["default", "nnunet"])
     @pytest.mark.parametrize("cases", ["one", "separate"])
     def test_many_shards_hold_what_one_holds(self, tmp_path, preset, cases):
-        shape, spacing = ((66, 70, 75), (1, 1, 1)) if cases == "one" else ((30, 150, 160), (5, 0.8, 0.8))
+        shape, spacing = ((96, 70, 75), (1, 1, 1)) if cases == "one" else ((30, 150, 160), (5, 0.8, 0.8))
         made = manifest(tmp_path / "raw", {"a": (shape, spacing)}, ("T1", "CT"), border=9, seed=4)
         target = tuple(0.9 * s for s in spacing)
         settings = {"preset": preset, "target_spacing": target}
@@ -437,7 +437,7 @@ class TestSettings:
         assert shards(many["image"]) == shards(many["label"]) > 1
         assert many["image"].chunks == (1, min(16, one["image"].shape[1]), 32, 32)
         np.testing.assert_array_equal(many["label"][:], one["label"][:])
-        np.testing.assert_allclose(many["image"][:], one["image"][:], atol=1e-5 * np.ptp(one["image"][:]))
+        np.testing.assert_array_equal(many["image"][:], one["image"][:])  # whatever the cut: the same bits
         options = {"labels": "linear", "outside_label": -1} if preset == "nnunet" else {}
         runs.compare(tmp_path / "cut", made.expected(target=target, **options)[0])
 
@@ -613,7 +613,7 @@ class TestCluster:
         assert stores(tmp_path / "one") == stores(tmp_path / "two")
 
     def test_many_shards(self, tmp_path, client):
-        made = manifest(tmp_path / "raw", {"a": ((66, 70, 75), (1, 1, 1))}, ("CT", "T1"), border=9)
+        made = manifest(tmp_path / "raw", {"a": ((96, 70, 75), (1, 1, 1))}, ("CT", "T1"), border=9)
         config = {"store": {"shard_mib": 1, "chunk": (16, 32, 32)}, "target_spacing": (0.9, 0.9, 0.9)}
         runs.process(made.source, tmp_path / "one", **config)
         voxelmill.run(made.source, tmp_path / "two", config=config, client=client)
