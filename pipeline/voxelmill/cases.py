@@ -137,6 +137,10 @@ def read_dataset(out: Path) -> DatasetRecord:
     return DatasetRecord.model_validate(attributes)
 
 
+MASK_BYTES = 4
+"""Bytes a voxel that the slabs of a mask are cut for: its holes take memory beside it."""
+
+
 @dataclass(frozen=True)
 class RawCase:
     """One ingested case; arrays are read box by box."""
@@ -264,7 +268,7 @@ class RawCase:
     def _write_mask(self, path: str) -> None:
         """The filled mask, slab by slab; its attributes come last."""
         crop = self.crop_box
-        chunk, shard = raw_layout(crop.shape, 1)
+        chunk, shard = raw_layout(crop.shape, MASK_BYTES)
         array = store.create_array(self.root, path, crop.shape, "u1", chunk, shard, LAYOUT)
         boxes = list(slabs_of(Box.whole(crop.shape), shard[0]))
         filler = HoleFiller()

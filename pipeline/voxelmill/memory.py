@@ -26,6 +26,15 @@ def ingest_task_bytes(slab_voxels: int, itemsize: int, label_itemsize: int, chan
     return slab + channels * 2 * 65536 * 8
 
 
+def slab_task_bytes(slab_voxels: int, itemsize: int, label_itemsize: int) -> int:
+    """Bytes of a task that goes through a case slab by slab again: a second pass over values, or a mask.
+
+    The slab as stored, encoded and as float32; its label; and for a mask itself, encoded, and the runs of
+    its background, which take up to six bytes a voxel.
+    """
+    return slab_voxels * (2 * itemsize + 4 + max(2 * label_itemsize + 1, 8))
+
+
 def shard_task_bytes(
     read_voxels: int, write_voxels: int, workspace: int, channels: int, itemsize: int, label_itemsize: int
 ) -> int:

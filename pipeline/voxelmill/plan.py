@@ -26,7 +26,7 @@ from voxelmill.kernels.axis import read_box
 from voxelmill.kernels.normalize import scheme_of
 from voxelmill.kernels.resample import workspace_bytes
 from voxelmill.layout import chunk_shape, raw_layout, shard_shape
-from voxelmill.memory import BASE_BYTES, ingest_task_bytes, shard_task_bytes
+from voxelmill.memory import BASE_BYTES, ingest_task_bytes, shard_task_bytes, slab_task_bytes
 from voxelmill.spacing import new_shape, separate_axis, target_spacing
 
 T = TypeVar("T")
@@ -255,14 +255,26 @@ def peak_bytes(
     fingerprint: Fingerprint, configurations: Iterable[ConfigurationPlan], config: Config
 ) -> dict[str, int]:
     """Resident memory of a worker process at most, per stage; one task runs at a time."""
-    ingest = max(_ingest_bytes(case) for case in fingerprint.cases.values())
+    cases, of_each = fingerprint.cases.values(), list(configurations)
     shards = (
         _shard_bytes(fingerprint.cases[case], row, config, box)
-        for of in configurations
+        for of in of_each
         for case, row in of.cases.items()
         for _, box in row.write_boxes()
     )
-    return {"ingest": BASE_BYTES + ingest, "preprocess": BASE_BYTES + max(shards)}
+    slabs = max(_slab_bytes(case) for case in cases)
+    has_mask = config.outside_label != 0 or any(any(of.use_mask_for_norm) for of in of_each)
+    return {
+        "ingest": BASE_BYTES + max(_ingest_bytes(case) for case in cases),
+        "fingerprint": BASE_BYTES + slabs,
+        "preprocess": BASE_BYTES + max(max(shards), slabs if has_mask else 0),
+    }
+
+
+def _slab_bytes(case: CaseFingerprint) -> int:
+    item, label = _itemsizes(case)
+    _, shard = raw_layout(case.shape, max(item, label))
+    return slab_task_bytes(min(math.prod(shard), math.prod(case.shape)), item, label)
 
 
 def _ingest_bytes(case: CaseFingerprint) -> int:
