@@ -252,7 +252,7 @@ def test_peak_memory_grows_with_the_shard_and_is_said_for_each_stage():
     cases = [case((300, 300, 300), (1.0, 1.0, 1.0))]
     small = plan_of(*cases, config=load_config(settings=["store.shard_mib=4"])).peak_bytes
     large = plan_of(*cases, config=load_config(settings=["store.shard_mib=128"])).peak_bytes
-    assert small.keys() == large.keys() == {"ingest", "preprocess"}
+    assert small.keys() == large.keys() == {"ingest", "fingerprint", "preprocess"}
     assert small["ingest"] == large["ingest"]
     assert large["preprocess"] - small["preprocess"] > 100 * 2**20
 
