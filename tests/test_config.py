@@ -144,7 +144,10 @@ def test_settings_cannot_be_changed_afterwards():
             'configurations=["2d","2d"]',
             "setting 'configurations' is ['2d', '2d']: needs at least one configuration, each once.",
         ),
-        ('configurations=["3d"]', "setting 'configurations.0' is '3d': input should be 'fullres' or '2d'."),
+        (
+            'configurations=["3d"]',
+            "setting 'configurations.0' is '3d': input should be 'fullres', 'lowres' or '2d'.",
+        ),
         ("store.shard_mib=0", "setting 'store.shard_mib' is 0: input should be greater than or equal to 1."),
         ("store.level=10", "setting 'store.level' is 10: input should be less than or equal to 9."),
         ("store.chunk=[0,1,1]", "setting 'store.chunk.0' is 0: input should be greater than 0."),

@@ -15,7 +15,7 @@ PACKAGE = Path(voxelmill.__file__).parent
 # A module imports modules of its own row and of the rows above it. The last row whose name fits decides.
 RANKS = [
     {"errors", "geometry"},
-    {"volume", "config", "spacing"},
+    {"volume", "config", "spacing", "patch"},
     {"kernels"},
     {"readers", "sources", "manifest", "checksum", "layout", "memory", "document", "phantoms"},
     {"fingerprint"},

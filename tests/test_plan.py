@@ -48,6 +48,7 @@ def fingerprint(cases, names=("MR",), intensity=None, relative=1.0, **others):
         statistics_from="label",
         channel_names=names,
         ignore_label=others.get("ignore_label"),
+        classes=others.get("classes", 2),
         cases=cases,
     )
 
@@ -167,6 +168,83 @@ def test_the_2d_set_leaves_out_the_axis_of_the_largest_target_spacing():
         config=load_config(settings=['configurations=["2d"]']),
     ).configurations
     assert [c.target_spacing for c in of["2d"].cases.values()] == [(1.0, 1.5, 4.0), (1.0, 1.5, 3.0)]
+
+
+def lowres_of(*cases, names='["lowres", "fullres", "2d"]', words=(), **others):
+    config = load_config(settings=[f"configurations={names}", *words])
+    return plan_of(*cases, config=config, **others)
+
+
+def test_lowres_resamples_each_case_s_crop_to_the_spacing_of_the_rule():
+    plan = lowres_of(
+        case((520, 512, 512), (1.0, 0.75, 0.75), box=[[10, 492], [0, 512], [0, 512]]),
+        case((482, 512, 512), (1.0, 0.75, 0.75)),
+        case((241, 512, 512), (2.0, 0.75, 0.75)),
+        classes=3,
+    )
+    assert list(plan.configurations) == ["lowres", "fullres", "2d"]
+    assert plan.left_out == {}
+    of = plan.configurations["lowres"]
+    # nnU-Net 2.8.1 plans (193, 205, 205) voxels of this spacing.
+    assert of.target_spacing == pytest.approx((2.5000803453253524, 1.8750602589940135, 1.8750602589940135))
+    assert [row.shape for row in of.cases.values()] == [(193, 205, 205)] * 3
+    assert {row.target_spacing for row in of.cases.values()} == {of.target_spacing}
+    for name in ("fullres", "2d"):
+        assert plan.configurations[name].target_spacing == (1.0, 0.75, 0.75)
+
+
+def test_lowres_changes_no_other_configuration():
+    cases = [case((300, 600, 600), (1.0, 0.75, 0.75)), case((480, 512, 400), (3.0, 0.75, 0.75))]
+    without, with_ = lowres_of(*cases, names='["fullres", "2d"]'), lowres_of(*cases)
+    assert "lowres" in with_.configurations
+    for name in ("fullres", "2d"):
+        assert with_.configurations[name] == without.configurations[name]
+        assert with_.token(name, "case0") == without.token(name, "case0")
+    assert len({with_.token(name, "case0") for name in with_.configurations}) == 3
+
+
+def test_lowres_starts_from_the_user_s_spacing():
+    cases = [case((482, 512, 512), (1.0, 0.75, 0.75))]
+    plan = lowres_of(*cases, words=["target_spacing=[1.0, 0.75, 0.75]"], classes=3)
+    assert plan.configurations["lowres"] == lowres_of(*cases, classes=3).configurations["lowres"]
+    coarse = lowres_of(*cases, words=["target_spacing=[3.0, 3.0, 3.0]"])
+    assert list(coarse.configurations) == ["fullres", "2d"]
+
+
+@pytest.mark.parametrize(
+    ("cases", "reason"),
+    [
+        (
+            [case((138, 169, 138)), case((140, 169, 138))],
+            "a fullres patch, 128x128x128, holds 65% of the median case, 139x169x138, and 25% is enough",
+        ),
+        (
+            [case((210, 210, 210))],
+            "a fullres patch, 128x128x128, holds 23% of the median case, 210x210x210, and 25% would need "
+            "more than half of its voxels",
+        ),
+        ([case((1, 3000, 3000), (5.0, 1.0, 1.0))], "its cases are single slices"),
+    ],
+)
+def test_lowres_is_left_out_where_nnunet_makes_none(cases, reason):
+    plan = lowres_of(*cases)
+    assert list(plan.configurations) == ["fullres", "2d"]
+    assert plan.left_out == {"lowres": reason}
+    with pytest.raises(PlanError) as caught:
+        lowres_of(*cases, names='["lowres"]')
+    assert str(caught.value) == (
+        f"lowres alone is asked for, but nnU-Net makes none for this dataset: {reason}. "
+        "Choose --set 'configurations=[\"fullres\"]'."
+    )
+
+
+def test_what_is_left_out_is_said(tmp_path, caplog):
+    (tmp_path / "out").mkdir()
+    job = Job(tmp_path / "out", load_config(settings=['configurations=["fullres", "lowres"]']))
+    with caplog.at_level("INFO", "voxelmill"):
+        plan = job.plan(fingerprint({"a": case((138, 169, 138))}))
+    assert caplog.messages == [f"plan: lowres is left out: {plan.left_out['lowres']}"]
+    assert Plan.load(tmp_path / "out") == plan
 
 
 def test_an_anisotropic_case_gets_its_separate_axis_unless_told_never():

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import nibabel
 import numpy as np
 import pytest
@@ -321,6 +322,15 @@ def test_shapes_boxes_and_labels_of_cases(tmp_path):
     assert (b.shape, b.crop_box) == ((6, 8, 10), [[1, 5], [2, 4], [3, 10]])
     assert (b.channels, b.dtype, b.label_dtype, b.label_range) == (1, "int16", "int16", (-1, 7))
     assert (found.cases["a"].label_dtype, found.cases["a"].label_range) == (None, None)
+    assert found.classes == 3  # -1, 0 and 7 occur
+
+
+def test_classes_are_those_that_the_source_states(tmp_path):
+    made = datasets.nnunet(tmp_path / "in")
+    description = json.loads((made.source / "dataset.json").read_text())
+    description["labels"] |= {"three": 3, "ignore": 4}
+    (made.source / "dataset.json").write_text(json.dumps(description))
+    assert fingerprint_of(made.source, tmp_path / "out").classes == 5
 
 
 def test_json_comes_back(tmp_path):

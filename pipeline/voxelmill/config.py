@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from voxelmill.errors import ConfigError
 
-Configuration = Literal["fullres", "2d"]
+Configuration = Literal["fullres", "lowres", "2d"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -63,7 +63,8 @@ class Config(Model):
     """Millimetres (z, y, x) to resample to; by default nnU-Net's rule on the dataset."""
 
     configurations: tuple[Configuration, ...] = ("fullres",)
-    """Which training sets to write: "fullres" (nnU-Net's 3d_fullres), "2d" (in-plane spacing only)."""
+    """Which training sets to write: "fullres" (nnU-Net's 3d_fullres), "lowres" (its 3d_lowres; left out where
+    it makes none), "2d" (in-plane spacing only)."""
 
     channels: tuple[str, ...] | None = None
     """Names of the channels, which choose the normalisation; by default what SOURCE says."""

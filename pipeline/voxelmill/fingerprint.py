@@ -55,4 +55,7 @@ class Fingerprint(Document):
 
     channel_names: tuple[str, ...]
     ignore_label: int | None
+    classes: int
+    """Labels, background included: those that the source states, else those that occur."""
+
     cases: dict[str, CaseFingerprint]

@@ -1,4 +1,4 @@
-"""nnU-Net's rules on the 3D training patch, and the spacing of its lowres configuration that follows from them.
+"""nnU-Net's rules on the 3D training patch, and on the lowres spacing that follows from it.
 
 In: target spacing and median shape of the resampled cases (z, y, x), number of classes. Out: the patch size
 in voxels, the lowres spacing in millimetres. Pure arithmetic.
@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from voxelmill.geometry import Shape, Triple
+
+T = TypeVar("T")
 
 START_VOXELS = 256**3
 """Voxels of the cube in millimetres that a patch is shrunk from."""
@@ -34,8 +37,8 @@ COARSER = 1.03
 def patch_size(target: Sequence[float], median_shape: Sequence[float], classes: int) -> Shape:
     """Patch that nnU-Net plans for its 3D U-Net.
 
-    A cube in millimetres, no larger than the median case, filled up to sides that the network can halve. While
-    the feature maps take too much memory, the side that is largest against the median case is shortened.
+    A cube in millimetres, no larger than the median case, filled up to sides that the network can halve.
+    While the feature maps take too much memory, the side largest against the median case is shortened.
 
     Parameters
     ----------
@@ -57,6 +60,7 @@ def lowres_spacing(target: Sequence[float], median_shape: Sequence[float], class
     It makes one where the patch is below a quarter of the median case. The spacing grows by 3 % a step, on
     axes less than half the largest spacing alone while there are any, until the patch planned for it is a
     quarter. None too where that leaves more than half the voxels, or the cases are single slices.
+    A median case keeps at least one voxel a side, where nnU-Net's planner would fail.
     Parameters are those of `patch_size`.
     """
     axes = _planned_order(target)
@@ -71,7 +75,7 @@ def lowres_spacing(target: Sequence[float], median_shape: Sequence[float], class
         spacing[behind if behind.any() else slice(None)] *= COARSER
         shape = fine / spacing * median
         voxels = shape.prod()
-        patch = _patch(spacing.tolist(), [round(n) for n in shape.tolist()], classes)
+        patch = _patch(spacing.tolist(), [max(1, round(n)) for n in shape.tolist()], classes)
     if median.prod() / voxels < 2:
         return None
     return _undo(axes, spacing.tolist())
@@ -83,7 +87,7 @@ def _planned_order(target: Sequence[float]) -> list[int]:
     return [worst, *(axis for axis in range(3) if axis != worst)]
 
 
-def _undo[T: (int, float)](axes: Sequence[int], values: Sequence[T]) -> tuple[T, T, T]:
+def _undo(axes: Sequence[int], values: Sequence[T]) -> tuple[T, T, T]:
     z, y, x = (values[axes.index(axis)] for axis in range(3))
     return z, y, x
 

@@ -6,6 +6,7 @@ which things are checked, run and reported is here and nowhere else.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,8 @@ from voxelmill.statistics import find_odd_cases, make_fingerprint
 
 if TYPE_CHECKING:
     from distributed import Client
+
+logger = logging.getLogger("voxelmill")
 
 
 def run(
@@ -132,6 +135,8 @@ class Job:
         """Decide everything and write plan.json; refused where it would mix with other settings."""
         plan = make_plan(fingerprint, self.config)
         check_plan(self.out, plan, self.restart)
+        for configuration, reason in plan.left_out.items():
+            logger.info("plan: %s is left out: %s", configuration, reason)
         plan.save(self.out)
         return plan
 

@@ -27,6 +27,7 @@ from voxelmill.kernels.normalize import scheme_of
 from voxelmill.kernels.resample import workspace_bytes
 from voxelmill.layout import chunk_shape, raw_layout, shard_shape
 from voxelmill.memory import BASE_BYTES, ingest_task_bytes, shard_task_bytes, slab_task_bytes
+from voxelmill.patch import SMALL_PATCH, lowres_spacing, patch_size
 from voxelmill.spacing import new_shape, separate_axis, target_spacing
 
 T = TypeVar("T")
@@ -102,6 +103,9 @@ class Plan(Document):
     label_dtype: str | None
     ignore_label: int | None
     configurations: dict[Configuration, ConfigurationPlan]
+    left_out: dict[Configuration, str]
+    """Configurations that were asked for but that the dataset does not need, with the reason."""
+
     peak_bytes: dict[str, int]
     """Resident memory of one worker process at most, per stage, base included."""
 
@@ -145,21 +149,23 @@ def make_plan(fingerprint: Fingerprint, config: Config) -> Plan:
     Raises
     ------
     PlanError
-        If the number of channel names does not match the channels, or a CT channel has no foreground.
+        If the number of channel names does not match the channels, a CT channel has no foreground, or
+        nothing but a configuration that the dataset does not need was asked for.
     """
     names = _channel_names(fingerprint, config)
     schemes = tuple(scheme_of(name) for name in names)
     _check_statistics(fingerprint, schemes)
     target = config.target_spacing or target_spacing(fingerprint.spacings, fingerprint.shapes_after_crop)
     masked = fingerprint.median_relative_size_after_cropping < 0.75
-    configurations: dict[Configuration, ConfigurationPlan] = {
+    targets, left_out = _targets(fingerprint, config, target)
+    configurations = {
         name: ConfigurationPlan(
-            target_spacing=target,
+            target_spacing=of_name,
             normalization=schemes,
             use_mask_for_norm=tuple(masked and scheme == "ZScoreNormalization" for scheme in schemes),
-            cases=_plan_cases(fingerprint, config, name, target),
+            cases=_plan_cases(fingerprint, config, name, of_name),
         )
-        for name in config.configurations
+        for name, of_name in targets.items()
     }
     label_dtype = _label_dtype(fingerprint, config)
     return Plan(
@@ -170,6 +176,7 @@ def make_plan(fingerprint: Fingerprint, config: Config) -> Plan:
         label_dtype=label_dtype,
         ignore_label=fingerprint.ignore_label,
         configurations=configurations,
+        left_out=left_out,
         peak_bytes=peak_bytes(fingerprint, configurations.values(), config),
     )
 
@@ -195,6 +202,40 @@ def _check_statistics(fingerprint: Fingerprint, schemes: Sequence[str]) -> None:
                 f"channel {channel} is CT, whose normalisation needs foreground statistics, but no label of "
                 "any case has foreground. Check the labels, or choose --set 'channels=[\"zscore\"]'."
             )
+
+
+def _targets(
+    fingerprint: Fingerprint, config: Config, target: Triple
+) -> tuple[dict[Configuration, Triple], dict[Configuration, str]]:
+    """Target spacing of each configuration, and why others are left out; `target` is that of fullres."""
+    targets: dict[Configuration, Triple] = dict.fromkeys(config.configurations, target)
+    if "lowres" not in targets:
+        return targets, {}
+    sizes = zip(fingerprint.shapes_after_crop, fingerprint.spacings, strict=True)
+    median = _three(np.median([new_shape(n, s, target) for n, s in sizes], axis=0).tolist())
+    lowres = lowres_spacing(target, median, fingerprint.classes)
+    if lowres is not None:
+        return {**targets, "lowres": lowres}, {}
+    reason = _why_no_lowres(target, median, fingerprint.classes)
+    del targets["lowres"]
+    if not targets:
+        raise PlanError(
+            f"lowres alone is asked for, but nnU-Net makes none for this dataset: {reason}. "
+            "Choose --set 'configurations=[\"fullres\"]'."
+        )
+    return targets, {"lowres": reason}
+
+
+def _why_no_lowres(target: Triple, median: tuple[float, float, float], classes: int) -> str:
+    patch = patch_size(target, median, classes)
+    if median[int(np.argmax(target))] == 1:
+        return "its cases are single slices"
+    share = math.prod(patch) / math.prod(median)
+    words = "x".join(str(n) for n in patch), "x".join(f"{n:g}" for n in median)
+    fullres = f"a fullres patch, {words[0]}, holds {share:.0%} of the median case, {words[1]}"
+    if share >= SMALL_PATCH:
+        return f"{fullres}, and {SMALL_PATCH:.0%} is enough"
+    return f"{fullres}, and {SMALL_PATCH:.0%} would need more than half of its voxels"
 
 
 def _plan_cases(
@@ -228,7 +269,7 @@ def _plan_case(facts: CaseFingerprint, config: Config, target: Triple, chunk: Sh
 
 def _case_target(facts: CaseFingerprint, name: Configuration, target: Triple) -> Triple:
     """The case's target spacing: slices of a 2d set are never resampled across."""
-    if name == "fullres":
+    if name != "2d":
         return target
     across = int(np.argmax(target))
     return _three(facts.spacing[axis] if axis == across else target[axis] for axis in range(3))

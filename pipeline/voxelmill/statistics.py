@@ -45,6 +45,8 @@ class Summary:
         Of each contributing case.
     low, high : arrays (channels,)
         Range of the foreground.
+    labels : frozenset
+        Every label that occurs.
     """
 
     cases: dict[str, CaseFingerprint]
@@ -52,6 +54,7 @@ class Summary:
     moments: list[list[tuple[float, float]]]
     low: Weights
     high: Weights
+    labels: frozenset[int]
 
 
 def find_odd_cases(out: Path, names: Sequence[str]) -> dict[str, str]:
@@ -97,6 +100,7 @@ def make_fingerprint(out: Path, names: Sequence[str], engine: Engine) -> Fingerp
         statistics_from="nonzero mask" if masked else "label",
         channel_names=dataset.channel_names or _default_names(out, names[0]),
         ignore_label=dataset.ignore_label,
+        classes=len(dataset.labels or summary.labels | {0}),
         cases=summary.cases,
     )
 
@@ -131,6 +135,7 @@ def summarise(out: Path, case: str, masked: bool) -> Summary:
         [[] if c is None else [(c.mean, c.variance)] for c in contributions],
         np.array([np.inf if c is None else c.low for c in contributions]),
         np.array([-np.inf if c is None else c.high for c in contributions]),
+        frozenset() if label is None else frozenset(label.counts),
     )
 
 
@@ -201,6 +206,7 @@ def merge(summaries: Sequence[Summary]) -> Summary:
         [list(chain(*of_channel)) for of_channel in zip(*(s.moments for s in summaries), strict=True)],
         np.min([s.low for s in summaries], axis=0),
         np.max([s.high for s in summaries], axis=0),
+        frozenset().union(*(s.labels for s in summaries)),
     )
 
 
