@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -226,7 +227,7 @@ def _engine(out: Path, cluster: str, workers: int | None, scheduler: str | None)
     from voxelmill.progress import Reporter, log_to
 
     try:
-        with connect(cluster, workers, scheduler) as client, log_to(out / "logs"):
+        with connect(cluster, workers, scheduler) as client, log_to(out / "logs"), _once():
             yield Engine(client, Reporter(console))
     except KeyboardInterrupt:
         raise _StoppedError from None
@@ -235,6 +236,16 @@ def _engine(out: Path, cluster: str, workers: int | None, scheduler: str | None)
 def _stdout() -> Console:
     """Tables as wide as the terminal, or wide enough where there is none."""
     return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+@contextmanager
+def _once() -> Iterator[None]:
+    """After one Ctrl-C the cluster is closed, which takes a second; more of them change nothing."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
 
 
 def _finish(report: Report, out: Path) -> None:

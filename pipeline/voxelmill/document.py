@@ -54,7 +54,7 @@ class Document(Model):
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that a reader, or a power cut, finds the old one or the new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.partial")
     with partial.open("w") as file:
         file.write(text)
         file.flush()

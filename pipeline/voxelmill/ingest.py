@@ -48,6 +48,7 @@ def ingest(sources: Sources, out: Path, config: Config, engine: Engine) -> list[
     root = out / store.RAW
     dataset = dataset_record(sources, config)
     store.write_group(root, "", dataset.model_dump(mode="json"))
+    store.sweep(root)
     waiting = [c for c in sources.cases if not RawCase(out, c.case).is_whole]
     tasks = (task(f"ingest-{c.case}", c.case, ingest_case, c, out, config, dataset) for c in waiting)
     return engine.run("ingest", tasks, len(waiting), kept=len(sources.cases) - len(waiting))

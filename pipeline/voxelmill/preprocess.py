@@ -93,9 +93,11 @@ def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
     """
     root = out / store.TRAINING
     store.write_group(root, "", {})
+    store.sweep(root)
     outcomes = []
     for configuration in plan.configurations:
         store.write_group(root, configuration, {})
+        store.sweep(root, configuration)
         jobs = _jobs(out, plan, configuration)
         waiting = [(job, box) for job in jobs for box in _missing(job)]
         kept = sum(job.plan.shards for job in jobs) - len(waiting)
@@ -159,6 +161,8 @@ def prepare_case(job: Job) -> None:
     attributes = store.read_attributes(job.root, job.path)
     if attributes is None or attributes["settings"] != job.token:
         store.remove_group(job.root, job.path)
+    store.sweep(job.root, job.path, whole=True)
+    store.sweep(job.raw.root, job.case)
     if job.needs_mask:
         job.raw.make_mask()
     store.write_group(job.root, job.path, _attributes(job))

@@ -119,6 +119,16 @@ def remove_group(root: Path, path: str) -> None:
         shutil.rmtree(trash)
 
 
+def sweep(root: Path, path: str = "", whole: bool = False) -> None:
+    """Remove what a killed run left half-written or half-removed in a group, or in all that it holds."""
+    folder = root / path
+    for left in [p for p in (folder.rglob("*") if whole else folder.glob("*")) if _is_trash(p)]:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def _is_trash(path: Path) -> bool:
     return re.search(r"\.[0-9a-f]{32}\.(trash|partial)$", path.name) is not None
 
