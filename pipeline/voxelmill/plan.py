@@ -110,7 +110,7 @@ class Plan(Document):
     """Resident memory of one worker process at most, per stage, base included."""
 
     def token(self, configuration: Configuration, case: str) -> str:
-        """Hash of everything that the voxels of one case depend on, apart from its source."""
+        """Hash of everything that the voxels of one case depend on."""
         of = self.configurations[configuration]
         depends = {
             "version": self.version,
