@@ -13,7 +13,9 @@ import pytest
 import runs
 from datasets import manifest, of_cases, stores, times, write_rows
 
+from voxelmill import preprocess
 from voxelmill.errors import SettingsChangedError, VoxelmillError
+from voxelmill.plan import Plan
 
 CASES = {
     "a": ((14, 18, 16), (1.0, 1.2, 1.0)),
@@ -289,6 +291,27 @@ class TestSettings:
 
     def test_refusal_says_how_to_go_on(self, made, out):
         refuse(made, out, "--restart.*another OUT", order=1)
+
+
+class TestLeftovers:
+    PARTIAL = "training.zarr/fullres/b/image/c/0/0/0/0.0123456789abcdef0123456789abcdef.partial"
+
+    def test_a_preparation_that_is_run_again_spares_what_others_write(self, made, out):
+        """Dask runs a preparation again when the worker that held its result dies; shards go on meanwhile."""
+        plan = Plan.load(out)
+        job = next(job for job in preprocess._jobs(out, plan, "fullres") if job.case == "b")
+        (out / self.PARTIAL).write_bytes(b"being written")
+        preprocess.prepare_case(job)
+        assert (out / self.PARTIAL).read_bytes() == b"being written"
+
+    def test_a_run_sweeps_what_a_killed_one_left(self, made, out):
+        before = stores(out)
+        (out / self.PARTIAL).write_bytes(b"half")
+        (out / "training.zarr/fullres/b/image/c/0/0/0/0").unlink()
+        (out / "raw.zarr/b/mask.0123456789abcdef0123456789abcdef.partial").mkdir()
+        assert not runs.process(made.source, out).failed
+        assert stores(out) == before
+        assert not list(out.rglob("*.partial"))
 
 
 class TestSources:

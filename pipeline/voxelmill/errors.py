@@ -45,9 +45,5 @@ class SettingsChangedError(StoreError):
     """OUT was made with other settings than this run's."""
 
 
-class WorkerLostError(VoxelmillError):
-    """A task failed several times because its worker died."""
-
-
 class StageError(VoxelmillError):
     """A stage that needs all its cases could not be finished."""

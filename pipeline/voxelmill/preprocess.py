@@ -100,6 +100,7 @@ def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
         store.sweep(root, configuration)
         jobs = _jobs(out, plan, configuration)
         waiting = [(job, box) for job in jobs for box in _missing(job)]
+        _sweep(waiting)
         kept = sum(job.plan.shards for job in jobs) - len(waiting)
         done = engine.run(f"preprocess {configuration}", _tasks(waiting), len(waiting), kept)
         for case in {o.case for o in done if o.cause is not None and not o.is_lost}:
@@ -143,6 +144,17 @@ def _missing(job: Job) -> list[Box]:
     return [box for index, box in boxes.items() if index in missing]
 
 
+def _sweep(waiting: list[tuple[Job, Box]]) -> None:
+    """Remove what a killed run left in the cases that are to be worked on.
+
+    Here, while no task runs: a task that is run again, because its worker died, must not take what another
+    is writing for a leftover.
+    """
+    for job in {job.case: job for job, _ in waiting}.values():
+        store.sweep(job.root, job.path, whole=True)
+        store.sweep(job.raw.root, job.case)
+
+
 def _tasks(waiting: list[tuple[Job, Box]]) -> Iterator[Task]:
     """One task a shard, after the one that prepares its case."""
     prepared: Task | None = None
@@ -161,8 +173,6 @@ def prepare_case(job: Job) -> None:
     attributes = store.read_attributes(job.root, job.path)
     if attributes is None or attributes["settings"] != job.token:
         store.remove_group(job.root, job.path)
-    store.sweep(job.root, job.path, whole=True)
-    store.sweep(job.raw.root, job.case)
     if job.needs_mask:
         job.raw.make_mask()
     store.write_group(job.root, job.path, _attributes(job))

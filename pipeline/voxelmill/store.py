@@ -215,21 +215,19 @@ def read_box(array: zarr.Array[Any], channel: int | None, box: Box) -> npt.NDArr
 def write_box(array: Any, box: Box, values: npt.NDArray[Any]) -> None:
     """Write `values` to the last three axes' `box`, all channels; the box is made of whole shards."""
     selection: Any = (..., *box.slices)
-    for index in _shard_indices(array):
-        # Zarr would read and merge what stands in a shard at the edge of the array, damaged or not.
-        if _begins_in(array, index, box):
-            shard_path(array.store.root, array.path, index).unlink(missing_ok=True)
+    # Zarr would read and merge what stands in a shard at the edge of the array, damaged or not.
+    for index in _shards_in(array, box):
+        shard_path(array.store.root, array.path, index).unlink(missing_ok=True)
     with _config():
         array[selection] = values
 
 
-def _shard_indices(array: Any) -> Iterator[tuple[int, ...]]:
-    return product(*(range(-(-n // s)) for n, s in zip(array.shape, array.shards, strict=True)))
-
-
-def _begins_in(array: Any, index: Sequence[int], box: Box) -> bool:
-    start = [i * s for i, s in zip(index, array.shards, strict=True)][-len(box.start) :]
-    return all(a <= s < b for a, b, s in zip(box.start, box.stop, start, strict=True))
+def _shards_in(array: Any, box: Box) -> Iterator[tuple[int, ...]]:
+    """Indices of the shards that a box of the last axes is made of, along all of the axes before them."""
+    whole = Box.whole(array.shape)
+    before = array.ndim - len(box.start)
+    start, stop = whole.start[:before] + box.start, whole.stop[:before] + box.stop
+    return product(*(range(a // s, -(-b // s)) for a, b, s in zip(start, stop, array.shards, strict=True)))
 
 
 def write_slab(array: zarr.Array[Any], channel: int, z: int, data: npt.NDArray[Any]) -> None:
@@ -254,7 +252,8 @@ def missing_shards(root: Path, path: str) -> list[tuple[int, ...]]:
     """
     array: Any = open_array(root, path)
     chunks = math.prod(s // c for s, c in zip(array.shards, array.chunks, strict=True))
-    return [i for i in _shard_indices(array) if not shard_is_whole(shard_path(root, path, i), chunks)]
+    every = _shards_in(array, Box.whole(array.shape))
+    return [i for i in every if not shard_is_whole(shard_path(root, path, i), chunks)]
 
 
 def shard_is_whole(file: Path, chunks: int) -> bool:

@@ -17,7 +17,7 @@ from voxelmill.fingerprint import Fingerprint
 from voxelmill.plan import ConfigurationPlan, Plan
 
 MANY = 20
-"""More cases than this are shown as a range."""
+"""Cases shown one by one; the rest is counted."""
 
 
 def fingerprint_table(fingerprint: Fingerprint) -> Table:
