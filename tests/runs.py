@@ -38,8 +38,10 @@ def compare(out, expected, configuration="fullres"):
         assert image.dtype == np.float32
         assert image.shape == result.image.shape, case
         for channel, (found, wanted) in enumerate(zip(image[:], result.image, strict=True)):
-            rounding = np.finfo(np.float32).eps * np.abs(wanted).max()
-            tolerance = 1e-5 * max(np.ptp(wanted), 1) + rounding
+            scheme = attributes(out, case, configuration)["normalization"][channel]
+            shift = abs(scheme["shift"] / scheme["scale"])  # subtracted in float32, as nnU-Net does
+            rounding = np.finfo(np.float32).eps * (np.abs(wanted).max() + shift)
+            tolerance = 1e-5 * np.ptp(wanted) + rounding
             worst = np.abs(found - wanted).max()
             assert worst <= tolerance, f"{case} channel {channel}: {worst} over {tolerance}"
         assert ("label" in arrays) == (result.label is not None), case
