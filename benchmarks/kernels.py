@@ -1,6 +1,7 @@
 """Resampling, labels and hole filling on one core, beside the functions that nnU-Net calls.
 
-Each row is the median over repeats of ``their CPU seconds / our CPU seconds``, both measured in turn in this run.
+Each row is the median over repeats of ``their CPU seconds / our CPU seconds``, both measured in turn in this
+run.
 """
 
 from __future__ import annotations

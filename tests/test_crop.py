@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from voxelmill.kernels.crop import fill_holes, nonzero_box, nonzero_mask, slice_counts
+from voxelmill.kernels.crop import fill_holes, nonzero_box, slice_counts
 
 quick = settings(max_examples=60, deadline=None)
 seeds = st.integers(0, 2**32)
@@ -123,19 +123,11 @@ def test_nonzero_box_needs_three_axes():
 
 
 @quick
-@given(seeds, st.floats(0, 1), st.integers(1, 3))
-def test_nonzero_mask(seed, density, channels):
-    rng = np.random.default_rng(seed)
-    array = np.zeros((channels, 9, 10, 11), np.float32)
-    array[:, 2:7, 1:9, 3:] = rng.random((channels, 5, 8, 8)) < density
-    expected = ndimage.binary_fill_holes(array.any(0))
-    np.testing.assert_array_equal(nonzero_mask(array), expected)
-    for axis, counts in enumerate(slice_counts(expected)):
-        np.testing.assert_array_equal(counts, expected.sum(tuple({0, 1, 2} - {axis})))
-
-
-def test_a_volume_is_one_channel():
-    assert nonzero_mask(shell()).sum() == 125
+@given(seeds, st.floats(0, 1))
+def test_slice_counts(seed, density):
+    mask = np.random.default_rng(seed).random((9, 10, 11)) < density
+    for axis, counts in enumerate(slice_counts(mask)):
+        np.testing.assert_array_equal(counts, mask.sum(tuple({0, 1, 2} - {axis})))
 
 
 @pytest.mark.gpu
@@ -143,5 +135,4 @@ def test_cupy_in_cupy_out():
     cupy = pytest.importorskip("cupy")
     mask = cupy.asarray(tortuous(3))
     np.testing.assert_array_equal(cupy.asnumpy(fill_holes(mask)), fill_holes(mask.get()))
-    np.testing.assert_array_equal(cupy.asnumpy(nonzero_mask(mask)), nonzero_mask(mask.get()))
     assert nonzero_box(mask) == nonzero_box(mask.get())

@@ -167,16 +167,6 @@ class Geometry:
             "direction": [list(row) for row in self.direction],
         }
 
-    @classmethod
-    def from_attributes(cls, shape: Sequence[int], attributes: dict[str, Any]) -> Geometry:
-        """The inverse of `to_attributes`."""
-        return cls(
-            _three(shape),
-            _three(attributes["spacing"]),
-            _three(attributes["origin"]),
-            _rows(np.asarray(attributes["direction"], float)),
-        )
-
 
 def _three(values: Any) -> Any:
     triple = tuple(values)

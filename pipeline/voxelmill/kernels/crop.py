@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from voxelmill.geometry import Box
 from voxelmill.kernels.backend import asnumpy, fill_holes_gpu, get_array_module
 from voxelmill.kernels.compiled import compiled
 
@@ -55,24 +54,6 @@ def nonzero_box(array: Array) -> Bounds:
         along_y |= rows
         along_x |= columns
     return _extent(along_z), _extent(along_y), _extent(along_x)
-
-
-def nonzero_mask(array: Array) -> Mask:
-    """Mask of the voxels that are non-zero in some channel, with its holes filled.
-
-    Parameters
-    ----------
-    array : (z, y, x) or (c, z, y, x)
-        Rescaled values.
-
-    Returns
-    -------
-    bool array (z, y, x)
-    """
-    mask: Mask = (_channels(array) != 0).any(axis=0)
-    inside = Box.from_bounds(nonzero_box(mask)).slices  # a hole never reaches beyond the box
-    mask[inside] = fill_holes(mask[inside])
-    return mask
 
 
 def fill_holes(mask: Array) -> Mask:
