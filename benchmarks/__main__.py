@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -59,6 +60,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small volumes, one repeat")
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--atlas", type=Path, help="a NIfTI label volume with many classes")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for large volumes")
     options = parser.parse_args()
     about = circumstances() | {"quick": options.quick}
     results = HERE / "results" / f"{options.suite}.jsonl"
