@@ -12,10 +12,11 @@ from distributed import Client
 
 from voxelmill.cluster import connect
 from voxelmill.errors import FormatError, StageError
-from voxelmill.graph import FAN_IN, WINDOW_PER_THREAD, Engine, Outcome, execute, task, tree
+from voxelmill.graph import WINDOW_PER_THREAD, Engine, Outcome, execute, task, tree
 from voxelmill.progress import Reporter
 
 WORKERS = 2
+FAN_IN = 16
 
 
 @pytest.fixture(scope="module")
@@ -197,17 +198,18 @@ def test_a_stage_counts_a_failed_preparation_once(client):
 # Trees
 
 
+@pytest.mark.parametrize("fan_in", [2, FAN_IN])
 @pytest.mark.parametrize("count", [1, 2, FAN_IN, FAN_IN + 1, 3 * FAN_IN + 5])
-def test_a_tree_merges_in_order(client, count):
+def test_a_tree_merges_in_order(client, count, fan_in):
     letters = [chr(ord("0") + i) for i in range(count)]
     leaves = [task(f"leaf-{i}", f"case{i}", str, letter) for i, letter in enumerate(letters)]
-    assert Engine(client, Reporter()).one("merge", tree("join", leaves, join)) == "".join(letters)
+    assert Engine(client, Reporter()).one("merge", tree("join", leaves, join, fan_in)) == "".join(letters)
 
 
 def test_a_tree_deeper_than_two_levels():
     count = FAN_IN**2 + 3
     leaves = [task(f"deep-{i}", "", str, i % 10) for i in range(count)]
-    joined = Engine(None, Reporter()).one("merge", tree("deep", leaves, join))
+    joined = Engine(None, Reporter()).one("merge", tree("deep", leaves, join, FAN_IN))
     assert joined == "".join(str(i % 10) for i in range(count))
 
 
@@ -218,7 +220,7 @@ def test_sums_have_the_same_bits_whatever_is_done_first(cluster):
 
     def sums(client, *seconds):
         leaves = [task(f"noise-{i}", "", slow_noise, i, seconds[i] if seconds else 0.0) for i in range(count)]
-        return Engine(client, Reporter()).one("merge", tree("add", leaves, add))
+        return Engine(client, Reporter()).one("merge", tree("add", leaves, add, FAN_IN))
 
     expected = sums(None)
     groups = [numbers[i : i + FAN_IN] for i in range(0, count, FAN_IN)]
@@ -236,14 +238,14 @@ def test_a_tree_with_a_bad_leaf_fails_with_its_case(client):
     leaves = [task(f"leaf-{i}", f"case{i}", str, i) for i in range(FAN_IN + 4)]
     leaves[3] = task("leaf-3", "case3", fail_expectedly)
     with pytest.raises(StageError) as caught:
-        Engine(client, Reporter()).one("fingerprint", tree("join-bad", leaves, join))
+        Engine(client, Reporter()).one("fingerprint", tree("join-bad", leaves, join, FAN_IN))
     assert str(caught.value) == "fingerprint: case case3: channel 0 ends early. Mend the file."
 
 
 def test_a_merge_that_fails_is_told(client):
     leaves = [task(f"number-{i}", f"case{i}", double, i) for i in range(3)]
     with pytest.raises(StageError, match=r"^merge: TypeError: "):
-        Engine(client, Reporter()).one("merge", tree("join-numbers", leaves, join))
+        Engine(client, Reporter()).one("merge", tree("join-numbers", leaves, join, FAN_IN))
 
 
 # The window
@@ -359,4 +361,4 @@ def test_a_leaf_that_kills_its_worker_fails_the_tree_with_the_cause(cluster):
     leaves = [task(f"leaf-{i}", f"case{i}", str, i) for i in range(3)]
     leaves[1] = task("leaf-deadly", "case1", die)
     with pytest.raises(StageError, match="worker died three times"):
-        Engine(cluster, Reporter()).one("fingerprint", tree("join-deadly", leaves, join))
+        Engine(cluster, Reporter()).one("fingerprint", tree("join-deadly", leaves, join, FAN_IN))

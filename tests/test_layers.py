@@ -17,10 +17,10 @@ RANKS = [
     {"errors", "geometry"},
     {"volume", "config", "spacing", "patch"},
     {"kernels"},
-    {"readers", "sources", "manifest", "checksum", "layout", "memory", "document", "phantoms"},
-    {"fingerprint"},
+    {"readers", "sources", "manifest", "checksum", "layout", "memory", "blocks", "document", "phantoms"},
+    {"fingerprint", "incoming", "places"},
     {"plan"},
-    {"store"},
+    {"shards", "store"},
     {"progress", "graph"},
     {"cases", "ingest", "statistics", "preprocess", "resume", "cluster", "report", "summary"},
     {"pipeline"},
@@ -35,6 +35,8 @@ ALLOWED = {
     "cupy": {"kernels.backend"},
     "cupyx": {"kernels.backend"},
     "zarr": {"store", "readers.ome_zarr", "readers.multiscales"},
+    "numcodecs": {"shards"},
+    "google_crc32c": {"shards"},
     "SimpleITK": {"readers", "phantoms"},
     "nibabel": {"readers", "phantoms"},
     "pydicom": {"readers", "phantoms"},
@@ -42,7 +44,8 @@ ALLOWED = {
     "torch": set(),
 }
 
-HEAVY = {"zarr", "dask", "distributed", "numba", "SimpleITK", "scipy", "nibabel", "pydicom", "torch", "cupy"}
+HEAVY = {"zarr", "numcodecs", "dask", "distributed", "numba", "SimpleITK", "scipy", "nibabel", "pydicom"}
+HEAVY |= {"torch", "cupy"}
 
 
 def module_name(path):

@@ -8,7 +8,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from voxelmill.kernels.axis import GRID
-from voxelmill.layout import SIDE, SLAB_BYTES, chunk_shape, raw_layout, shard_shape
+from voxelmill.layout import (
+    RAW_SHARD_BYTES,
+    RAW_SIDE,
+    SIDE,
+    SLAB_BYTES,
+    STEP_BYTES,
+    THICKNESS,
+    chunk_shape,
+    raw_layout,
+    shard_shape,
+    slab_depth,
+)
 
 MIB = 2**20
 QUICK = settings(max_examples=300, derandomize=True)
@@ -22,63 +33,141 @@ def covered(n, piece):
     return -(-n // piece) * piece
 
 
-# The raw store
+# Slabs
+
+SLICES = st.one_of(st.integers(1, 40), st.integers(1, 5000))
+SLICE_BYTES = st.one_of(st.integers(1, 100), st.integers(1, 2 * MIB), st.integers(MIB, 900 * MIB))
+
+
+@st.composite
+def passes(draw):
+    """Slices, bytes of one, bytes beside them, slices that lie together."""
+    slices = draw(SLICES)
+    step = draw(st.one_of(st.just(1), st.integers(1, min(slices, 300))))
+    return slices, draw(SLICE_BYTES), draw(st.integers(0, 100 * MIB)), step
+
+
+def depth_of(way, budget):
+    slices, slice_bytes, fixed, step = way
+    return slab_depth(slices, slice_bytes, fixed, budget, step)
 
 
 @QUICK
-@given(SHAPES, ITEMSIZES)
-@example((1, 3700, 3700), 8)
-@example((2000, 3700, 3700), 2)
-@example((1, 1, 1), 1)
-@example((5000, 1, 1), 8)
-@example((17, 1000, 1000), 2)
-@example((1, 1, 100_000), 4)
-@example((1, 20_000, 20_000), 2)
-def test_raw_shards_are_slabs_of_whole_slices(shape, itemsize):
-    chunk, shard = raw_layout(shape, itemsize)
-    assert all(s % c == 0 for s, c in zip(shard, chunk, strict=True))
-    assert all(c >= 1 for c in chunk)
-    plane = shape[1] * shape[2] * itemsize
-    # Whole slices: chunks that the plane does not fill are no larger than they must be.
-    for n, c, s in zip(shape[1:], chunk[1:], shard[1:], strict=True):
-        assert n <= s < n + s // c
-    # A slab that does not hold the whole case stays under the limit, but has one slice at least.
-    slices = shard[0]
-    assert slices == 1 or slices * plane <= SLAB_BYTES * (1 if slices < shape[0] else 2)
-    assert slices < shape[0] + 16
-    # Nor is it needlessly thin: twice as many slices would be too many.
-    assert slices >= shape[0] or (2 * slices + 15) * plane > SLAB_BYTES
+@given(passes(), st.one_of(st.none(), st.integers(0, 3 * 2**30)))
+@example((400, 2**19, 0, 1), None)
+@example((3, 700 * MIB, 10, 3), None)
+def test_slabs_fit_and_are_not_needlessly_thin(way, budget):
+    slices, slice_bytes, fixed, step = way
+    depth = depth_of(way, budget)
+    if budget is not None and slice_bytes + fixed > budget:
+        assert depth == 0
+        return
+    assert 1 <= depth <= slices
+    available = math.inf if budget is None else budget - fixed
+    assert depth * slice_bytes <= available
+    if step > 1 and step * slice_bytes <= min(available, STEP_BYTES):
+        assert depth % step == 0
+        more = depth + step
+    else:
+        assert depth & (depth - 1) == 0
+        more = 2 * depth
+    most = min(available, max(SLAB_BYTES, slice_bytes))
+    assert depth == step or (depth <= THICKNESS and depth * slice_bytes <= most)
+    assert more > min(THICKNESS, slices) or more * slice_bytes > most
 
 
 @QUICK
-@given(SHAPES, ITEMSIZES)
-@example((2000, 3700, 3700), 2)
-@example((400, 512, 512), 2)
-@example((1, 20_000, 20_000), 2)
-def test_raw_chunks_let_a_box_of_a_large_plane_be_read_without_the_rest(shape, itemsize):
-    chunk, _ = raw_layout(shape, itemsize)
-    assert chunk[0] <= 16
-    assert chunk[0] & (chunk[0] - 1) == 0
-    assert math.prod(chunk) * itemsize <= max(SLAB_BYTES, 1.5**2 * 256**2 * 16 * itemsize)
-    side = 256
-    while side * side * chunk[0] * itemsize < SLAB_BYTES // 16:
-        side *= 2
-    assert max(chunk[1:]) <= 1.5 * side + 1
+@given(passes(), st.lists(st.integers(0, 2**30), min_size=2, max_size=2).map(sorted))
+def test_more_memory_never_makes_thinner_slabs(way, budgets):
+    depths = [depth_of(way, budget) for budget in (*budgets, None)]
+    assert depths == sorted(depths)
 
 
 @pytest.mark.parametrize(
-    ("shape", "itemsize", "chunk", "shard"),
+    ("slices", "slice_bytes", "fixed", "budget", "step", "expected"),
     [
-        ((1, 1, 1), 1, (1, 1, 1), (1, 1, 1)),
-        ((400, 512, 512), 2, (16, 256, 256), (64, 512, 512)),
-        ((2000, 3700, 3700), 2, (1, 925, 925), (1, 3700, 3700)),  # a slice is 26 MiB: one at a time
-        ((2000, 3700, 3700), 8, (1, 529, 529), (1, 3703, 3703)),  # a slice is above the limit
-        ((20, 64, 64), 2, (16, 64, 64), (32, 64, 64)),
-        ((3, 64, 64), 2, (2, 64, 64), (4, 64, 64)),
+        (400, 2**19, 0, None, 1, 16),
+        (2000, 26 * MIB, 0, None, 1, 2),  # three would be above 64 MiB
+        (2000, 104 * MIB, 0, None, 1, 1),  # a slice is above the limit
+        (7, 100, 0, None, 1, 4),
+        (1, 1, 0, None, 1, 1),
+        (400, 10, 100, 109, 1, 0),  # not even one slice
+        (400, 10, 100, 110, 1, 1),
+        (400, 10, 100, 179, 1, 4),
+        (400, 10, 0, None, 5, 15),  # whole layers of the source
+        (400, 10, 0, None, 64, 64),  # one of them, though it is thick
+        (400, 10, 0, 639, 64, 16),  # it does not fit: it is decoded again for each slab
+        (400, 8 * MIB, 0, None, 64, 64),  # 512 MiB
+        (400, 8 * MIB, 0, None, 65, 8),
     ],
 )
-def test_raw_layout_by_hand(shape, itemsize, chunk, shard):
-    assert raw_layout(shape, itemsize) == (chunk, shard)
+def test_slabs_by_hand(slices, slice_bytes, fixed, budget, step, expected):
+    assert slab_depth(slices, slice_bytes, fixed, budget, step) == expected
+
+
+# The raw store
+
+DEPTHS = st.one_of(st.sampled_from([1, 2, 4, 8, 16]), st.integers(1, 100))
+
+
+@QUICK
+@given(SHAPES, ITEMSIZES, DEPTHS)
+@example((1, 3700, 3700), 8, 1)
+@example((2000, 3700, 3700), 2, 2)
+@example((1, 1, 1), 1, 1)
+@example((5000, 1, 1), 8, 16)
+@example((17, 1000, 1000), 2, 16)
+@example((1, 1, 100_000), 4, 1)
+@example((1, 20_000, 20_000), 2, 1)
+def test_raw_shards_are_whole_slabs_of_whole_slices(shape, itemsize, depth):
+    chunk, shard = raw_layout(shape, itemsize, depth)
+    assert all(s % c == 0 for s, c in zip(shard, chunk, strict=True))
+    assert all(c >= 1 for c in chunk)
+    assert depth % chunk[0] == 0
+    assert shard[0] % depth == 0
+    # Whole slices: chunks that the plane does not fill are no larger than they must be.
+    for n, c, s in zip(shape[1:], chunk[1:], shard[1:], strict=True):
+        assert n <= s < n + s // c
+    # Under the limit, unless one slab is above it; no longer than the volume, and not needlessly short.
+    assert shard[0] == depth or math.prod(shard) * itemsize <= RAW_SHARD_BYTES
+    assert shard[0] < shape[0] + depth
+    more = math.prod((shard[0] + depth, *shard[1:])) * itemsize
+    assert shard[0] >= shape[0] or more > RAW_SHARD_BYTES
+
+
+@QUICK
+@given(SHAPES, ITEMSIZES, DEPTHS)
+@example((2000, 3700, 3700), 2, 2)
+@example((400, 512, 512), 2, 16)
+@example((1, 20_000, 20_000), 2, 1)
+def test_raw_chunks_let_a_box_of_a_large_plane_be_read_without_the_rest(shape, itemsize, depth):
+    chunk, _ = raw_layout(shape, itemsize, depth)
+    assert depth % chunk[0] == 0
+    assert chunk[0] == depth or depth > THICKNESS
+    assert chunk[0] >= min(depth, THICKNESS // 2)
+    side = RAW_SIDE * min(1, (THICKNESS / chunk[0]) ** 0.5)
+    assert all(c <= 1.5 * side + 1 for c in chunk[1:])
+    assert all(c >= min(n, side / 1.5) for n, c in zip(shape[1:], chunk[1:], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "itemsize", "depth", "chunk", "shard"),
+    [
+        ((1, 1, 1), 1, 1, (1, 1, 1), (1, 1, 1)),
+        ((400, 512, 512), 2, 16, (16, 128, 128), (256, 512, 512)),  # 128 MiB
+        ((400, 512, 512), 2, 20, (10, 128, 128), (240, 512, 512)),  # two chunks a slab
+        ((400, 512, 512), 2, 64, (16, 128, 128), (256, 512, 512)),
+        ((400, 512, 512), 2, 17, (17, 128, 128), (255, 512, 512)),  # no slices of one
+        ((400, 512, 512), 2, 74, (37, 86, 86), (222, 516, 516)),  # thicker, but no larger
+        ((2000, 3700, 3700), 2, 2, (2, 128, 128), (4, 3712, 3712)),
+        ((2000, 3700, 3700), 8, 1, (1, 128, 128), (1, 3712, 3712)),
+        ((2000, 3700, 3700), 8, 16, (16, 128, 128), (16, 3712, 3712)),  # a slab is above the limit
+        ((20, 64, 64), 2, 16, (16, 64, 64), (32, 64, 64)),
+        ((3, 64, 64), 2, 2, (2, 64, 64), (4, 64, 64)),
+    ],
+)
+def test_raw_layout_by_hand(shape, itemsize, depth, chunk, shard):
+    assert raw_layout(shape, itemsize, depth) == (chunk, shard)
 
 
 # Training chunks

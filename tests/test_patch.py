@@ -1,5 +1,6 @@
 """nnU-Net's patch and lowres spacing, against numbers that nnU-Net itself gave."""
 
+import json
 import math
 
 import numpy as np
@@ -179,16 +180,27 @@ def test_a_stack_of_few_slices_keeps_at_least_one():
 
 
 def test_a_run_makes_what_fullres_makes_at_that_spacing(tmp_path):
-    """Thousands of labels keep the patch, and with it the volume, small."""
+    """Thousands of labels keep the patch, and with it the volume, small; the dataset states them."""
     rng = np.random.default_rng(4)
-    shape = (60, 130, 120)
-    np.save(tmp_path / "a.npy", rng.integers(1, 99, shape).astype("i2"))
-    np.save(tmp_path / "l.npy", rng.integers(0, 5000, shape).astype("u2"))
-    (tmp_path / "cases.csv").write_text('case,T1,label,spacing\na,a.npy,l.npy,"2,1,1"')
-    runs.process(tmp_path / "cases.csv", tmp_path / "lowres", configurations=["lowres"])
+    shape, source = (60, 130, 120), tmp_path / "in"
+    for folder, name, (low, high), dtype in (
+        ("imagesTr", "a_0000.npy", (1, 99), "i2"),
+        ("labelsTr", "a.npy", (0, 5000), "u2"),
+    ):
+        (source / folder).mkdir(parents=True)
+        np.save(source / folder / name, rng.integers(low, high, shape).astype(dtype))
+    (source / "imagesTr" / "a.json").write_text('{"spacing": [2, 1, 1]}')
+    description = {
+        "channel_names": {"0": "T1"},
+        "labels": {"background": 0} | {f"label {i}": i for i in range(1, 5000)},
+        "numTraining": 1,
+        "file_ending": ".npy",
+    }
+    (source / "dataset.json").write_text(json.dumps(description))
+    runs.process(source, tmp_path / "lowres", configurations=["lowres"])
     target = lowres_spacing((2.0, 1.0, 1.0), shape, 5000)
     assert runs.fingerprint(tmp_path / "lowres")["classes"] == 5000
-    runs.process(tmp_path / "cases.csv", tmp_path / "fullres", target_spacing=target)
+    runs.process(source, tmp_path / "fullres", target_spacing=target)
     for name in ("image", "label"):
         found = runs.group(tmp_path / "lowres", "a", "lowres")[name][:]
         assert np.array_equal(found, runs.group(tmp_path / "fullres", "a")[name][:])

@@ -15,6 +15,7 @@ from voxelmill.errors import PlanError, StoreError
 from voxelmill.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from voxelmill.graph import Engine
 from voxelmill.kernels.axis import GRID
+from voxelmill.memory import SlabCost
 from voxelmill.pipeline import Job
 from voxelmill.plan import CasePlan, Plan, make_plan
 from voxelmill.progress import Reporter
@@ -35,6 +36,9 @@ def case(shape=(40, 50, 60), spacing=(1.0, 1.0, 1.0), box=None, channels=1, labe
         dtype="int16",
         label_dtype=label,
         label_range=labels if label else None,
+        image_cost=SlabCost(fixed=2**20, per_slice=3 * shape[1] * shape[2]),
+        label_cost=SlabCost(fixed=2**19, per_slice=2 * shape[1] * shape[2]) if label else None,
+        read_bytes=2**20,
     )
 
 
@@ -406,11 +410,13 @@ def test_a_changed_setting_changes_the_token(word):
 
 
 def test_every_setting_is_in_the_table_above_or_does_not_matter():
-    leaves = {f for f in Config.model_fields if f not in ("dicom", "store")}
-    leaves |= {f"dicom.{f}" for f in type(Config().dicom).model_fields}
-    leaves |= {f"store.{f}" for f in type(Config().store).model_fields}
+    leaves = {f for f in Config.model_fields if f not in ("dicom", "ingest", "store")}
+    for name in ("dicom", "ingest", "store"):
+        fields = type(getattr(Config(), name)).model_fields
+        leaves |= {f"{name}.{field.alias or f}" for f, field in fields.items()}
     (table,) = (m for m in test_a_changed_setting_changes_the_token.pytestmark if m.name == "parametrize")
-    assert leaves - {word.partition("=")[0] for word in table.args[1]} == {"configurations"}
+    left = leaves - {word.partition("=")[0] for word in table.args[1]}
+    assert left == {"configurations", "memory_limit", "ingest.copy"}
 
 
 @pytest.mark.parametrize(
@@ -439,6 +445,8 @@ def test_ct_depends_on_the_datasets_intensities():
     [
         {"intensity": {"0": CT.model_copy(update={"mean": 41.0})}},  # z-score needs none of it
         {"words": ['configurations=["2d", "fullres"]']},
+        {"words": ["memory_limit=4GiB"]},
+        {"words": ["ingest.copy=false"]},
         {"cases": {"case1": case((30, 31, 30))}},
         {"cases": {"case1": case((30, 30, 30), labels=(0, 9))}},
         {"cases": {"case2": case((30, 30, 30))}},

@@ -15,6 +15,7 @@ from datasets import manifest, of_cases, stores, times, write_rows
 
 from voxelmill import preprocess
 from voxelmill.errors import SettingsChangedError, VoxelmillError
+from voxelmill.memory import Memory
 from voxelmill.plan import Plan
 
 CASES = {
@@ -299,7 +300,7 @@ class TestLeftovers:
     def test_a_preparation_that_is_run_again_spares_what_others_write(self, made, out):
         """Dask runs a preparation again when the worker that held its result dies; shards go on meanwhile."""
         plan = Plan.load(out)
-        job = next(job for job in preprocess._jobs(out, plan, "fullres") if job.case == "b")
+        job = next(job for job in preprocess._jobs(out, plan, "fullres", Memory()) if job.case == "b")
         (out / self.PARTIAL).write_bytes(b"being written")
         preprocess.prepare_case(job)
         assert (out / self.PARTIAL).read_bytes() == b"being written"

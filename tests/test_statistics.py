@@ -18,6 +18,7 @@ from voxelmill.errors import StoreError
 from voxelmill.fingerprint import Fingerprint
 from voxelmill.graph import Engine
 from voxelmill.ingest import ingest
+from voxelmill.memory import Memory
 from voxelmill.progress import Reporter
 from voxelmill.sources import discover
 from voxelmill.statistics import find_odd_cases, make_fingerprint
@@ -50,7 +51,7 @@ def write_manifest(folder, cases, channels=("T1",)):
 def fingerprint_of(source, out, engine=HERE, config=None):
     outcomes = ingest(discover(source), out, config or Config(), engine)
     assert [o.cause for o in outcomes if o.cause] == []
-    return make_fingerprint(out, list_cases(out), engine)
+    return make_fingerprint(out, list_cases(out), engine, Memory())
 
 
 def as_reference(cases):
@@ -397,7 +398,7 @@ def test_values_that_are_not_finite_in_float32_fail_their_case_or_are_zeros(tmp_
     image[1, 1, 1] = value
     source = write_manifest(tmp_path / "in", {"a": ([image], np.ones(image.shape, "u1"))})
     (refused,) = ingest(discover(source), tmp_path / "out", Config(), HERE)
-    assert refused.cause.startswith("1 voxels from slice 0 on are NaN, infinite or beyond float32; ")
+    assert refused.cause.startswith("1 voxels of slice 1 are NaN, infinite or beyond float32; ")
     found = fingerprint_of(source, tmp_path / "zeros", config=load_config(settings=["nonfinite=zero"]))
     image[1, 1, 1] = 0
     assert_equal(found, as_reference({"a": ([image], np.ones(image.shape, "u1"))}))

@@ -1,14 +1,14 @@
 """A case as it lies in the raw store: stored values, geometry and facts, and what follows from them.
 
 In: OUT and a case's name. Out: its record, boxes of values and labels, its filled non-zero mask. Ingest
-writes what this reads; fingerprint and preprocess work on nothing else. Knows no source files and no plan.
+writes what this reads; fingerprint and preprocess work on nothing else. Knows no plan.
 """
 
 from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -24,11 +24,19 @@ from voxelmill.config import Model, StoreConfig
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box, Geometry, Matrix, Shape, Triple
 from voxelmill.kernels.crop import HoleFiller, slice_counts
-from voxelmill.kernels.facts import Facts
+from voxelmill.kernels.facts import BINS, Facts
 from voxelmill.kernels.keys import rescale
+from voxelmill.kernels.locations import Locations
 from voxelmill.layout import raw_layout
+from voxelmill.memory import Memory, SlabCost, mask_cost, read_bytes
+from voxelmill.places import InPlace, is_known, open_place
+from voxelmill.shards import ShardedArray
+from voxelmill.volume import Convert
 
 Array = npt.NDArray[Any]
+LOCATIONS_CHUNK = 65536
+"""Rows of a chunk of sampled locations."""
+
 SliceCounts = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 LAYOUT = StoreConfig()
@@ -50,7 +58,12 @@ class LabelRecord(Model):
 
     dtype: str
     counts: dict[int, int]
-    """Voxels of each label."""
+    """Voxels of each label; of instances, 0 counts the background and 1 the foreground."""
+
+    low: int
+    high: int
+    is_instances: bool
+    """More than 1,000 labels: ids of instances, which count as one class."""
 
 
 class CaseRecord(Model):
@@ -78,6 +91,18 @@ class CaseRecord(Model):
     source: str
     """Checksum of the contents of the source files."""
 
+    image_cost: SlabCost
+    label_cost: SlabCost | None
+    """What ingest takes."""
+
+    is_in_place: bool
+    """Whether the image is read from its source."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Memory beside a box of the image while it is read."""
+        return read_bytes(np.dtype(self.dtypes[0]).itemsize, self.image_cost if self.is_in_place else None)
+
     @property
     def geometry(self) -> Geometry:
         """The source grid."""
@@ -90,9 +115,9 @@ def pack_facts(facts: Facts) -> dict[str, Any]:
     return {k: _finite_or_none(v.tolist()) for k, v in arrays.items()}
 
 
-def unpack_facts(values: dict[str, Any], histogram: Array) -> Facts:
-    """The inverse of `pack_facts`."""
-    arrays: dict[str, Array] = {"histogram": histogram}
+def unpack_facts(values: dict[str, Any]) -> Facts:
+    """The inverse of `pack_facts`; the histogram is empty."""
+    arrays: dict[str, Array] = {"histogram": np.empty(0, np.int64)}
     for key, value in values.items():
         empty = math.inf if key.endswith("low") else -math.inf
         filled = [empty if v is None else v for v in value] if isinstance(value, list) else value
@@ -137,10 +162,6 @@ def read_dataset(out: Path) -> DatasetRecord:
     return DatasetRecord.model_validate(attributes)
 
 
-MASK_BYTES = 4
-"""Bytes a voxel that the slabs of a mask are cut for: its holes take memory beside it."""
-
-
 @dataclass(frozen=True)
 class RawCase:
     """One ingested case; arrays are read box by box."""
@@ -163,9 +184,14 @@ class RawCase:
 
     @cached_property
     def facts(self) -> list[Facts]:
-        """Facts of each channel."""
-        histograms = np.asarray(store.open_array(self.root, f"{self.case}/histogram")[:])
-        return [unpack_facts(f, h) for f, h in zip(self.record.facts, histograms, strict=True)]
+        """Facts of each channel, without their histograms."""
+        return [unpack_facts(f) for f in self.record.facts]
+
+    def histogram(self, channel: int) -> npt.NDArray[np.int64]:
+        """The histogram of one channel, see `Facts.histogram`."""
+        array = store.open_array(self.root, f"{self.case}/histogram")
+        counts: npt.NDArray[np.int64] = array.read(Box((channel, 0), (channel + 1, BINS)))[0]
+        return counts
 
     @property
     def crop_box(self) -> Box:
@@ -173,11 +199,13 @@ class RawCase:
         return Box.from_bounds(self.record.crop_box)
 
     @cached_property
-    def _image(self) -> Any:
+    def _image(self) -> ShardedArray | InPlace:
+        if self.record.is_in_place:
+            return open_place(self.out, self.case, read_dataset(self.out).settings["nonfinite"])
         return store.open_array(self.root, f"{self.case}/image")
 
     @cached_property
-    def _label(self) -> Any:
+    def _label(self) -> ShardedArray:
         return store.open_array(self.root, f"{self.case}/label")
 
     @property
@@ -185,32 +213,66 @@ class RawCase:
         """Whether the case has a label, without reading its record."""
         return (self.root / self.case / "label").exists()
 
-    @property
-    def channels(self) -> int:
-        """Number of channels, without reading its record."""
-        return int(self._image.shape[0])
+    def create(
+        self, name: str, shape: Sequence[int], dtype: Any, chunk: Sequence[int], shard: Sequence[int]
+    ) -> ShardedArray:
+        """Create an array of the case."""
+        return store.create_array(self.root, f"{self.case}/{name}", shape, dtype, chunk, shard, LAYOUT)
 
-    def slabs(self) -> Iterator[Box]:
-        """Boxes of whole slices that cover the source grid, each one slab of the raw store."""
-        return slabs_of(Box.whole(self.record.shape), self._image.shards[1])
+    def write_histograms(self, histograms: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Keep the histogram of each channel."""
+        shape = (len(histograms), BINS)
+        array = self.create("histogram", shape, np.int64, (1, BINS), shape)
+        array.write(Box.whole(shape), np.stack(histograms))
+
+    def write_locations(self, locations: Locations) -> None:
+        """Keep a sample of foreground voxels: rows of label, z, y, x; none where there is no foreground."""
+        if len(locations.labels) == 0:
+            return
+        table = np.column_stack([locations.labels, locations.positions])
+        chunk = (min(len(table), LOCATIONS_CHUNK), 4)
+        shard = (-(-len(table) // chunk[0]) * chunk[0], 4)
+        self.create("locations", table.shape, np.int64, chunk, shard).write(Box.whole(table.shape), table)
+
+    def locations(self) -> npt.NDArray[np.int64]:
+        """Sampled foreground voxels (n, 4): label (1 for instances), z, y, x of the source grid."""
+        if not self._has_locations:
+            return np.empty((0, 4), np.int64)
+        array = store.open_array(self.root, f"{self.case}/locations")
+        return array.read(Box.whole(array.shape))
+
+    def slabs(self, depth: int) -> Iterator[Box]:
+        """Boxes of at most `depth` whole slices that cover the source grid."""
+        return slabs_of(Box.whole(self.record.shape), depth)
 
     def values(self, channel: int, box: Box) -> npt.NDArray[np.float32]:
         """Values (rescaled) of one channel in a box of the source grid."""
-        record = self.record
-        stored = store.read_box(self._image, channel, box)
-        return rescale(stored, record.slopes[channel], record.intercepts[channel])
+        out = np.empty(box.shape, np.float32)
+        self._fill(channel, box, out, self._rescale(channel))
+        return out
 
-    def label(self, box: Box) -> Array:
-        """Labels in a box of the source grid, in their stored type."""
-        return store.read_box(self._label, None, box)
+    def _fill(self, channel: int, box: Box, out: Array, convert: Convert | None) -> None:
+        self._image.fill(box.with_channels(channel, channel + 1), out[None], convert)
 
-    def foreground(self, box: Box, ignore_label: int | None) -> Array | None:
-        """Where the label is above zero and not the ignore label; None without a label."""
-        return None if self.record.label is None else foreground_of(self.label(box), ignore_label)
+    def _rescale(self, channel: int) -> Convert:
+        slope, intercept = self.record.slopes[channel], self.record.intercepts[channel]
+        return lambda part: rescale(part, slope, intercept)
+
+    def label(self, box: Box, dtype: str | None = None) -> Array:
+        """Labels in a box of the source grid, in their stored type or another that holds them."""
+        out = np.empty(box.shape, dtype or self._label.dtype)
+        self._label.fill(box, out)
+        return out
+
+    def foreground(self, box: Box, ignore_label: int | None) -> npt.NDArray[np.bool_]:
+        """Where the label is above zero and not the ignore label."""
+        out = np.empty(box.shape, bool)
+        self._label.fill(box, out, lambda part: foreground_of(part, ignore_label))
+        return out
 
     def mask(self, box: Box) -> npt.NDArray[np.bool_]:
         """The filled non-zero mask in a box of the crop box's grid; `make_mask` has made it."""
-        return store.read_box(store.open_array(self.root, f"{self.case}/mask"), None, box).astype(bool)
+        return store.open_array(self.root, f"{self.case}/mask").read(box).view(bool)
 
     def mask_counts(self) -> SliceCounts:
         """Voxels of the mask in each slice of the crop box along z, y and x."""
@@ -220,7 +282,7 @@ class RawCase:
         z, y, x = (np.asarray(counts, np.int64) for counts in attributes["slices"])
         return z, y, x
 
-    def make_mask(self) -> SliceCounts:
+    def make_mask(self, memory: Memory) -> SliceCounts:
         """Fill the holes of the non-zero mask inside the crop box and store it, unless it is there.
 
         Its shards are written twice, and two tasks may make the mask of one case at once: each does so
@@ -230,7 +292,7 @@ class RawCase:
         if not self._has_mask():
             partial = f"{path}.{uuid.uuid4().hex}.partial"
             try:
-                self._write_mask(partial)
+                self._write_mask(partial, memory)
                 self._name_mask(partial, path)
             finally:
                 store.remove_group(self.root, partial)
@@ -240,15 +302,28 @@ class RawCase:
     def is_whole(self) -> bool:
         """Whether the case has its record and every shard that the record speaks of."""
         try:
-            arrays = ["image", "histogram"] + (["label"] if self.record.label else [])
+            is_readable = not self.record.is_in_place or is_known(self.out, self.case)
+            return is_readable and all(self._is_whole(f"{self.case}/{name}") for name in self._arrays)
         except (StoreError, ValidationError):
             return False
-        return all(self._is_whole(f"{self.case}/{name}") for name in arrays)
+
+    @property
+    def _arrays(self) -> list[str]:
+        record = self.record
+        image = [] if record.is_in_place else ["image"]
+        label = [] if record.label is None else ["label"]
+        return [*image, *label, "histogram", *(["locations"] if self._has_locations else [])]
+
+    @property
+    def _has_locations(self) -> bool:
+        label = self.record.label
+        ignored = read_dataset(self.out).ignore_label
+        return label is not None and any(value > 0 and value != ignored for value in label.counts)
 
     def _is_whole(self, path: str) -> bool:
         """Whether an array is there with all its shards."""
         try:
-            return not store.missing_shards(self.root, path)
+            return not store.open_array(self.root, path).missing_shards()
         except StoreError:
             return False
 
@@ -265,33 +340,41 @@ class RawCase:
                 store.remove_group(self.root, path)
                 (self.root / partial).rename(self.root / path)
 
-    def _write_mask(self, path: str) -> None:
+    def _write_mask(self, path: str, memory: Memory) -> None:
         """The filled mask, slab by slab; its attributes come last."""
         crop = self.crop_box
-        chunk, shard = raw_layout(crop.shape, MASK_BYTES)
-        array = store.create_array(self.root, path, crop.shape, "u1", chunk, shard, LAYOUT)
-        boxes = list(slabs_of(Box.whole(crop.shape), shard[0]))
+        cost = mask_cost(crop.size // crop.shape[0], self.record.read_bytes)
+        depth = cost.fitting_depth(crop.shape, memory)
+        chunk, (_, *plane) = raw_layout(crop.shape, 1, depth)
+        array = store.create_array(self.root, path, crop.shape, "u1", chunk, (depth, *plane), LAYOUT)
+        boxes = list(slabs_of(Box.whole(crop.shape), depth))
         filler = HoleFiller()
-        slabs = filler.scan(self._nonzero(box.shift(crop.start)) for box in boxes)
-        for box, scanned in zip(boxes, slabs, strict=True):
-            store.write_box(array, box, scanned)
-        z, y, x = (np.zeros(n, np.int64) for n in crop.shape)
-        for box in reversed(boxes):
-            slab = store.read_box(array, None, box)
-            if filler.fill(slab):
-                store.write_box(array, box, slab)
-            z[box.slices[0]], along_y, along_x = slice_counts(slab.view(bool))
-            y, x = y + along_y, x + along_x
+        with memory.hold(cost.bytes(depth)):
+            slabs = filler.scan(self._nonzero(box.shift(crop.start)) for box in boxes)
+            for box, scanned in zip(boxes, slabs, strict=True):
+                array.write(box, scanned)
+            z, y, x = (np.zeros(n, np.int64) for n in crop.shape)
+            for box in reversed(boxes):
+                slab = array.read(box)
+                if filler.fill(slab):
+                    array.write(box, slab)
+                z[box.slices[0]], along_y, along_x = slice_counts(slab.view(bool))
+                y, x = y + along_y, x + along_x
         store.write_attributes(array, {"slices": [counts.tolist() for counts in (z, y, x)]})
 
     def _nonzero(self, box: Box) -> npt.NDArray[np.bool_]:
-        """Where any channel is not zero; no more than one slab of values is held."""
-        mask = np.zeros(box.shape, bool)
-        for part in slabs_of(box, self._image.shards[1]):
-            inside = mask[part.start[0] - box.start[0] : part.stop[0] - box.start[0]]
-            for channel in range(self.record.channels):
-                inside |= self.values(channel, part) != 0
+        """Where any channel is not zero."""
+        mask = np.empty(box.shape, bool)
+        self._fill(0, box, mask, self._is_nonzero(0))
+        for channel in range(1, self.record.channels):
+            other = np.empty(box.shape, bool)
+            self._fill(channel, box, other, self._is_nonzero(channel))
+            mask |= other
         return mask
+
+    def _is_nonzero(self, channel: int) -> Convert:
+        values = self._rescale(channel)
+        return lambda part: values(part) != 0
 
 
 def slabs_of(box: Box, step: int) -> Iterator[Box]:

@@ -47,6 +47,9 @@ Settings = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")]
 Cluster = Annotated[str, typer.Option(help="local, or none: everything in this process.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address or file of a running Dask scheduler.")]
+MemoryLimit = Annotated[
+    str | None, typer.Option(help="Most memory of a worker process, such as 1GiB; changes no voxel.")
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Recompute what was made under other settings.")]
 
 
@@ -68,13 +71,14 @@ def run(
     preset: Preset = "default",
     config: ConfigFile = None,
     set_: Settings = None,
+    memory_limit: MemoryLimit = None,
     workers: Workers = None,
     cluster: Cluster = "local",
     scheduler: Scheduler = None,
     restart: Restart = False,
 ) -> None:
     """All stages: SOURCE to training-ready shards in OUT."""
-    job = _job(out, load_config(preset, config, set_ or ()), restart)
+    job = _job(out, load_config(preset, config, set_ or (), memory_limit), restart)
     sources = job.discover(source)
     _say_sources(len(sources.cases), sources.skipped)
     with _engine(out, cluster, workers, scheduler) as engine:
@@ -89,13 +93,14 @@ def ingest(
     preset: Preset = "default",
     config: ConfigFile = None,
     set_: Settings = None,
+    memory_limit: MemoryLimit = None,
     workers: Workers = None,
     cluster: Cluster = "local",
     scheduler: Scheduler = None,
     restart: Restart = False,
 ) -> None:
     """First stage: source files into OUT's raw store."""
-    job = _job(out, load_config(preset, config, set_ or ()), restart)
+    job = _job(out, load_config(preset, config, set_ or (), memory_limit), restart)
     sources = job.discover(source)
     _say_sources(len(sources.cases), sources.skipped)
     with _engine(out, cluster, workers, scheduler) as engine:
@@ -105,12 +110,16 @@ def ingest(
 
 @app.command()
 def fingerprint(
-    out: Out, workers: Workers = None, cluster: Cluster = "local", scheduler: Scheduler = None
+    out: Out,
+    memory_limit: MemoryLimit = None,
+    workers: Workers = None,
+    cluster: Cluster = "local",
+    scheduler: Scheduler = None,
 ) -> None:
     """Second stage: facts of the raw store into OUT/fingerprint.json."""
     from voxelmill.summary import fingerprint_table
 
-    job = _job(out, Config(), restart=False)
+    job = _job(out, load_config(memory_limit=memory_limit), restart=False)
     job.check_raw()
     with _engine(out, cluster, workers, scheduler) as engine:
         made = job.fingerprint(engine)
@@ -123,13 +132,14 @@ def plan(
     preset: Preset = "default",
     config: ConfigFile = None,
     set_: Settings = None,
+    memory_limit: MemoryLimit = None,
     restart: Restart = False,
 ) -> None:
     """Third stage: every decision into OUT/plan.json, printed as a table. Reads no voxel."""
     from voxelmill.fingerprint import Fingerprint
     from voxelmill.summary import plan_tables
 
-    job = _job(out, load_config(preset, config, set_ or ()), restart)
+    job = _job(out, load_config(preset, config, set_ or (), memory_limit), restart)
     made = job.plan(Fingerprint.load(out))
     for table in plan_tables(made, out):
         _stdout().print(table)
@@ -137,12 +147,20 @@ def plan(
 
 @app.command()
 def preprocess(
-    out: Out, workers: Workers = None, cluster: Cluster = "local", scheduler: Scheduler = None
+    out: Out,
+    memory_limit: MemoryLimit = None,
+    workers: Workers = None,
+    cluster: Cluster = "local",
+    scheduler: Scheduler = None,
 ) -> None:
     """Last stage: the raw store into the training store, as OUT/plan.json says."""
     from voxelmill.plan import Plan
 
     made = Plan.load(out)
+    if memory_limit is not None:
+        limited = load_config(memory_limit=memory_limit).memory_limit
+        settings = made.settings.model_copy(update={"memory_limit": limited})
+        made = made.model_copy(update={"settings": settings})
     job = _job(out, made.settings, restart=False)
     with _engine(out, cluster, workers, scheduler) as engine:
         job.preprocess(made, engine)

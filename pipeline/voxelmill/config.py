@@ -1,7 +1,8 @@
 """Settings: what a user may choose, where each value came from, and what a wrong one is told.
 
 In: a preset, a TOML file and ``key=value`` words, later ones winning. Out: one validated `Config`. Every
-setting here changes voxels or their layout on disk; how many workers compute them does not belong here.
+setting here changes voxels or their layout on disk, but for the memory that a worker may take; how many
+workers there are does not belong here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from voxelmill.errors import ConfigError
 
@@ -27,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Model(BaseModel):
     """A record that is read from or written to JSON or TOML; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
 class DicomConfig(Model):
@@ -35,6 +36,14 @@ class DicomConfig(Model):
 
     series: str | None = Field(default=None, coerce_numbers_to_str=True)
     """SeriesInstanceUID, or number (from 1), where a folder holds several series."""
+
+
+class IngestConfig(Model):
+    """How sources get into the raw store."""
+
+    copy_: bool = Field(default=True, alias="copy")
+    """False: images that can be read box by box (OME-Zarr; uncompressed NIfTI, MetaImage, NRRD, TIFF; .npy)
+    stay where they are and are read there. Their paths are then kept in OUT/logs."""
 
 
 class StoreConfig(Model):
@@ -90,7 +99,12 @@ class Config(Model):
     nonfinite: Literal["fail", "zero"] = "fail"
     """What NaN and infinite voxels do: fail the case, or count as zero."""
 
+    memory_limit: ByteSize | None = None
+    """Most memory of a worker process, such as "4GiB"; also the option --memory-limit. It changes no voxel,
+    only how much of a volume is in memory at a time."""
+
     dicom: DicomConfig = DicomConfig()
+    ingest: IngestConfig = IngestConfig()
     store: StoreConfig = StoreConfig()
 
     @field_validator("target_spacing")
@@ -108,7 +122,12 @@ class Config(Model):
         return value
 
 
-def load_config(preset: str = "default", file: Path | None = None, settings: Sequence[str] = ()) -> Config:
+def load_config(
+    preset: str = "default",
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+    memory_limit: str | None = None,
+) -> Config:
     """The configuration from a preset, a TOML file and ``key=value`` words; later ones win.
 
     Parameters
@@ -119,6 +138,8 @@ def load_config(preset: str = "default", file: Path | None = None, settings: Seq
         A TOML file with the names of `Config`'s fields.
     settings : sequence of str
         Words like ``order=1`` or ``dicom.series="2"``; the value is TOML.
+    memory_limit : str, optional
+        Of the option; goes before all others.
 
     Raises
     ------
@@ -132,6 +153,8 @@ def load_config(preset: str = "default", file: Path | None = None, settings: Seq
         _merge(values, _read_toml(file))
     for word in settings:
         _merge(values, _parse_setting(word))
+    if memory_limit is not None:
+        values["memory_limit"] = memory_limit
     return make_config(values)
 
 
@@ -190,7 +213,7 @@ def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
         if isinstance(nested, type) and issubclass(nested, BaseModel):
             names += _names(nested, f"{prefix}{name}.")
         else:
-            names.append(prefix + name)
+            names.append(prefix + (field.alias or name))
     return names
 
 

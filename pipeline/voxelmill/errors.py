@@ -37,6 +37,10 @@ class PlanError(VoxelmillError):
     """The plan cannot be carried out with these settings."""
 
 
+class MemoryLimitError(VoxelmillError):
+    """Work does not fit into the memory that a worker may take, however it is cut."""
+
+
 class StoreError(VoxelmillError):
     """A store is missing, damaged or not what it should be."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from voxelmill.config import Model
 from voxelmill.document import Document
 from voxelmill.geometry import Shape, Triple
+from voxelmill.memory import SlabCost
 
 
 class Intensity(Model):
@@ -36,6 +37,18 @@ class CaseFingerprint(Model):
 
     source: str
     """Checksum of the contents of the source files."""
+
+    image_cost: SlabCost
+    label_cost: SlabCost | None
+    """What ingest takes."""
+
+    read_bytes: int
+    """Memory beside a box of the image while it is read."""
+
+    @property
+    def plane(self) -> int:
+        """Voxels of a slice."""
+        return self.shape[1] * self.shape[2]
 
 
 class Fingerprint(Document):

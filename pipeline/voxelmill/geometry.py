@@ -7,8 +7,9 @@ Arrays are z, y, x everywhere, lengths are millimetres, boxes are half-open. Wor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,18 @@ class Box:
     def slices(self) -> tuple[slice, ...]:
         """For indexing an array."""
         return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+    def cells(self, cell: Sequence[int]) -> Iterator[Box]:
+        """Cut at the multiples of `cell` on each axis; the pieces come in C order."""
+        grid = [range(a // c, -(-b // c)) for a, b, c in zip(self.start, self.stop, cell, strict=True)]
+        for index in product(*grid):
+            start = tuple(i * c for i, c in zip(index, cell, strict=True))
+            stop = tuple(a + c for a, c in zip(start, cell, strict=True))
+            yield Box(start, stop).intersect(self)
+
+    def with_channels(self, first: int, stop: int) -> Box:
+        """The box of channels ``first`` to ``stop``: their axis comes before the others."""
+        return Box((first, *self.start), (stop, *self.stop))
 
     def shift(self, offset: Sequence[int]) -> Box:
         """The box moved by `offset` voxels."""

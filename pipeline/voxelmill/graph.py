@@ -11,7 +11,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -19,14 +19,11 @@ from dask.delayed import Delayed, delayed
 from distributed import Client, Future, as_completed
 from distributed.scheduler import KilledWorker
 
-from voxelmill.errors import StageError, VoxelmillError
+from voxelmill.errors import MemoryLimitError, StageError, VoxelmillError
 from voxelmill.memory import PeakMeter
 from voxelmill.progress import Reporter, say_failed
 
 Key = tuple[str, str, str]
-
-FAN_IN = 16
-"""How many results one task of a tree merges."""
 
 WINDOW_PER_THREAD = 8
 """Graphs submitted ahead for each thread of the cluster: workers never wait, the scheduler stays small."""
@@ -51,7 +48,9 @@ class Outcome:
     seconds : float
         Wall time of the function.
     peak_bytes : int
-        Peak resident memory of the worker while it ran.
+        Peak resident memory of the worker while it ran, and what stands before it.
+    is_refused : bool
+        It would not have fitted into the memory it was given.
     is_lost : bool
         It never came to an end of its own: its worker or its scheduler is gone.
     """
@@ -64,6 +63,7 @@ class Outcome:
     seconds: float = 0.0
     peak_bytes: int = 0
     is_lost: bool = False
+    is_refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,18 @@ def _unique(name: str) -> Key:
     return name.partition("-")[0], name, uuid.uuid4().hex
 
 
-def tree(name: str, leaves: Sequence[Task], merge: Callable[[list[Any]], Any]) -> Task:
-    """Merge the values of `leaves`, `FAN_IN` at a time, in their order, into one task.
+def tree(name: str, leaves: Sequence[Task], merge: Callable[[list[Any]], Any], fan_in: int) -> Task:
+    """Merge the values of `leaves`, `fan_in` at a time, in their order, into one task.
 
-    The shape of the tree depends on the number of leaves alone, so that sums come out the same bit for
-    bit whatever the cluster. Where a leaf failed, the whole fails with its cause.
+    The shape of the tree does not depend on the cluster, so sums come out the same bit for bit. Where a leaf
+    failed, the whole fails with its cause.
     """
     level, depth = list(leaves), 0
     while len(level) > 1 or depth == 0:
         nodes: list[Task] = []
-        for i in range(0, len(level), FAN_IN):
+        for i in range(0, len(level), fan_in):
             key = _unique(name)
-            group = [t.node for t in level[i : i + FAN_IN]]
+            group = [t.node for t in level[i : i + fan_in]]
             node = delayed(_merge, pure=False)(name, merge, group, dask_key_name=key)
             nodes.append(Task(key, name, "", node))
         level, depth = nodes, depth + 1
@@ -117,10 +117,18 @@ class Engine:
         None runs Dask's synchronous scheduler in this process.
     reporter : Reporter
         Shows progress.
+    peak_bytes : dict
+        Largest resident memory of a worker so far, by the first word of a stage.
     """
 
     client: Client | None
     reporter: Reporter
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def threads(self) -> int:
+        """Tasks that a worker process runs at a time."""
+        return 1 if self.client is None else max(self.client.nthreads().values(), default=1)
 
     def run(self, stage: str, tasks: Iterable[Task], total: int, kept: int = 0) -> list[Outcome]:
         """Run `total` tasks; `kept` more were found done. Values are numbers of voxels."""
@@ -131,6 +139,7 @@ class Engine:
                 if outcome.cause is not None and outcome.name not in outcomes:
                     progress.failed(outcome.case, outcome.cause, outcome.details)
                 outcomes[outcome.name] = outcome
+                self._note(stage, outcome)
         return list(outcomes.values())
 
     def refuse(self, stage: str, case: str, cause: str) -> Outcome:
@@ -149,9 +158,14 @@ class Engine:
         with self.reporter.stage(stage, 1, 0) as progress:
             (outcome,) = execute([root], self.client)
             progress.advance(0)
+        self._note(stage, outcome)
         if outcome.cause is not None:
             raise StageError(f"{stage}: {f'case {outcome.case}: ' if outcome.case else ''}{outcome.cause}")
         return outcome.value
+
+    def _note(self, stage: str, outcome: Outcome) -> None:
+        name = stage.split()[0]
+        self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), outcome.peak_bytes)
 
 
 def execute(tasks: Iterable[Task], client: Client | None) -> Iterator[Outcome]:
@@ -240,11 +254,11 @@ def _attempt(
         if earlier.cause is not None:
             return earlier
     meter, start = PeakMeter(), time.perf_counter()
-    value, cause, details = None, None, None
+    value, cause, details, is_refused = None, None, None, False
     try:
         value = function(*args)
     except VoxelmillError as error:
-        cause = str(error)
+        cause, is_refused = str(error), isinstance(error, MemoryLimitError)
     except MemoryError as error:
         cause = f"out of memory ({error}). Run with fewer workers, or on a machine with more memory."
     except OSError as error:
@@ -256,7 +270,8 @@ def _attempt(
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
         details = traceback.format_exc()
     seconds = time.perf_counter() - start
-    return Outcome(name, case, value, cause, details, seconds, meter.peak_bytes())
+    peak = max(meter.peak_bytes(), *(earlier.peak_bytes for earlier in before), 0)
+    return Outcome(name, case, value, cause, details, seconds, peak, is_refused=is_refused)
 
 
 def _merge(name: str, merge: Callable[[list[Any]], Any], outcomes: list[Outcome]) -> Outcome:

@@ -1,40 +1,45 @@
 """Source files -> raw store: one forward pass over each case, slab by slab, that also collects its facts.
 
 In: a `CaseSource`. Out: the case's group in OUT/raw.zarr with stored values, labels, histograms and, as the
-last thing written, its record: a case without a record is not there. Decides what is refused: missing
-files, grids that differ, voxels that are not finite, images that are all zero.
+last thing written, its record: a case without a record is not there. Slabs are as thick as memory allows.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from voxelmill import store
-from voxelmill.cases import LAYOUT, CaseRecord, DatasetRecord, LabelRecord, RawCase, foreground_of, pack_facts
+from voxelmill.cases import CaseRecord, DatasetRecord, LabelRecord, RawCase, pack_facts
 from voxelmill.checksum import source_digest
 from voxelmill.config import Config
-from voxelmill.errors import FormatError, GeometryError, SourceError, ValueRuleError
+from voxelmill.errors import FormatError, SourceError, ValueRuleError
 from voxelmill.geometry import Box
 from voxelmill.graph import Engine, Outcome, task
+from voxelmill.incoming import (
+    Incoming,
+    LabelTally,
+    as_stored,
+    label_dtype,
+    rescaling,
+    stored_dtype,
+    whole_numbers,
+)
 from voxelmill.kernels.facts import ChannelFacts, Facts, nonzero_box
-from voxelmill.kernels.histogram import BINS, class_counts
-from voxelmill.kernels.keys import rescale
+from voxelmill.kernels.locations import ForegroundLocations
 from voxelmill.layout import raw_layout
+from voxelmill.memory import Memory
+from voxelmill.places import remember_place
 from voxelmill.readers import open_volume
+from voxelmill.shards import ArrayWriter
 from voxelmill.sources import CaseSource, Sources
-from voxelmill.volume import Slab, Volume
+from voxelmill.volume import Volume
 
-Array = npt.NDArray[Any]
 logger = logging.getLogger("voxelmill")
-
-TOLERANCE = 0.1
-"""Voxels by which corners of channels and label may lie apart and still count as one grid."""
 
 
 def ingest(sources: Sources, out: Path, config: Config, engine: Engine) -> list[Outcome]:
@@ -50,7 +55,8 @@ def ingest(sources: Sources, out: Path, config: Config, engine: Engine) -> list[
     store.write_group(root, "", dataset.model_dump(mode="json"))
     store.sweep(root)
     waiting = [c for c in sources.cases if not RawCase(out, c.case).is_whole]
-    tasks = (task(f"ingest-{c.case}", c.case, ingest_case, c, out, config, dataset) for c in waiting)
+    memory = Memory(config.memory_limit, engine.threads)
+    tasks = (task(f"ingest-{c.case}", c.case, ingest_case, c, out, config, dataset, memory) for c in waiting)
     return engine.run("ingest", tasks, len(waiting), kept=len(sources.cases) - len(waiting))
 
 
@@ -64,28 +70,37 @@ def dataset_record(sources: Sources, config: Config) -> DatasetRecord:
     )
 
 
-def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetRecord) -> int:
+def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetRecord, memory: Memory) -> int:
     """Bring one case into the raw store; returns its number of voxels.
 
     Raises
     ------
     VoxelmillError
-        If a file is missing or broken, grids differ, or values break a rule.
+        If a file is missing or broken, grids differ, values break a rule, or a slice does not fit.
     """
-    root = out / store.RAW
-    store.remove_group(root, source.case)  # what an interrupted ingest left
-    volumes = [_open(source, path, f"channel {i}", config) for i, path in enumerate(source.channels)]
-    label = None if source.label is None else _open(source, source.label, "the label", config)
-    _check_channels(volumes, dataset)
-    _check_grids(volumes, label)
-    depth = _create_arrays(root, source.case, volumes, label)
-    label_record = None if label is None else _write_label(root, source.case, label, depth)
-    facts = _write_image(out, source.case, volumes, depth, config, dataset.ignore_label)
-    record = _make_record(volumes, facts, label_record, source_digest(source))
-    store.write_group(root, source.case, record.model_dump(mode="json"))
+    raw = RawCase(out, source.case)
+    store.remove_group(raw.root, source.case)  # what an interrupted ingest left
+    incoming = _open_case(source, config)
+    _check_channels(incoming, dataset)
+    incoming.check_grids()
+    image_depth, label_depth, needed = _depths(incoming, memory)
+    with memory.hold(needed):
+        if incoming.is_in_place:
+            remember_place(out, source)
+        label = _write_label(raw, incoming, label_depth, dataset.ignore_label)
+        facts = _write_image(raw, incoming, image_depth, config, dataset.ignore_label)
+        record = _make_record(incoming, facts, label, source_digest(source))
+    store.write_group(raw.root, source.case, record.model_dump(mode="json"))
     for note in record.notes:
         logger.info("case %s: %s", source.case, note)
     return int(np.prod(record.shape)) * record.channels
+
+
+def _open_case(source: CaseSource, config: Config) -> Incoming:
+    volumes = [_open(source, path, f"channel {i}", config) for i, path in enumerate(source.channels)]
+    label = None if source.label is None else _open(source, source.label, "the label", config)
+    in_place = not config.ingest.copy_ and all(v.is_random_access for v in volumes)
+    return Incoming(volumes, label, in_place)
 
 
 def _open(source: CaseSource, path: Path, what: str, config: Config) -> Volume:
@@ -94,171 +109,104 @@ def _open(source: CaseSource, path: Path, what: str, config: Config) -> Volume:
     return open_volume(path, spacing=source.spacing, dicom_series=config.dicom.series)
 
 
-def _check_channels(volumes: Sequence[Volume], dataset: DatasetRecord) -> None:
-    found, names = sum(v.channels for v in volumes), dataset.channel_names
-    if names is not None and found != len(names):
+def _check_channels(incoming: Incoming, dataset: DatasetRecord) -> None:
+    names = dataset.channel_names
+    if names is not None and incoming.channels != len(names):
         raise FormatError(
-            f"found {found} channels, expected {len(names)} ({', '.join(names)}). Mend the files or names."
+            f"found {incoming.channels} channels, expected {len(names)} ({', '.join(names)}). "
+            "Mend the files or names."
         )
 
 
-def _check_grids(volumes: Sequence[Volume], label: Volume | None) -> None:
-    """Channels and label share one grid, or the case is refused with the displacement measured."""
-    first = volumes[0].geometry
-    others = [(f"channel {i}", v) for i, v in enumerate(volumes)] + ([("the label", label)] if label else [])
-    for what, volume in others:
-        geometry = volume.geometry
-        if geometry.shape != first.shape:
-            raise GeometryError(
-                f"{what} has {geometry.shape} voxels (z, y, x), channel 0 has {first.shape}; one grid is "
-                "needed. Resample it onto channel 0."
-            )
-        if (apart := first.displacement(geometry)) > TOLERANCE:
-            raise GeometryError(
-                f"{what} lies {apart:.3g} voxels away from channel 0 at its farthest corner; at most "
-                f"{TOLERANCE} is accepted. Mend its header, or resample it onto channel 0."
-            )
-    if label is not None and label.channels != 1:
-        raise FormatError(f"the label has {label.channels} channels, expected 1. Merge them into one image.")
+def _depths(incoming: Incoming, memory: Memory) -> tuple[int, int, int]:
+    """Slices of the slabs of image and label, and the bytes that the larger of them takes."""
+    shape, image, label = incoming.shape, incoming.image_cost(), incoming.label_cost()
+    depth = image.fitting_depth(shape, memory)
+    if label is None:
+        return depth, 0, image.bytes(depth)
+    label_depth = label.fitting_depth(shape, memory)
+    return depth, label_depth, max(image.bytes(depth), label.bytes(label_depth))
 
 
-def _create_arrays(root: Path, case: str, volumes: Sequence[Volume], label: Volume | None) -> int:
-    """Create the case's arrays with slabs of one thickness, which is returned."""
-    shape, dtype = volumes[0].geometry.shape, np.result_type(*(_stored_dtype(v) for v in volumes))
-    channels = sum(v.channels for v in volumes)
-    label_dtype = None if label is None else _label_dtype(label)
-    itemsize = max(dtype.itemsize, label_dtype.itemsize if label_dtype else 1)
-    chunk, shard = raw_layout(shape, itemsize)
-    store.create_array(root, f"{case}/image", (channels, *shape), dtype, (1, *chunk), (1, *shard), LAYOUT)
-    if label_dtype is not None:
-        store.create_array(root, f"{case}/label", shape, label_dtype, chunk, shard, LAYOUT)
-    store.create_array(
-        root, f"{case}/histogram", (channels, BINS), np.int64, (1, BINS), (channels, BINS), LAYOUT
-    )
-    return shard[0]
-
-
-def _stored_dtype(volume: Volume) -> np.dtype[Any]:
-    """Stored type in the raw store; rescaled floats are stored as their values."""
-    if volume.dtype.kind == "b":
-        return np.dtype(np.uint8)
-    if volume.dtype.kind not in "iuf":
-        raise FormatError(f"voxels are {volume.dtype}; real numbers are needed. Convert the image.")
-    return np.dtype(np.float32) if _is_rescaled_float(volume) else volume.dtype
-
-
-def _is_rescaled_float(volume: Volume) -> bool:
-    return volume.dtype.kind == "f" and (volume.slope, volume.intercept) != (1.0, 0.0)
-
-
-def _label_dtype(label: Volume) -> np.dtype[Any]:
-    """Integer type that holds the labels a type can state; floats must turn out whole."""
-    if label.dtype.kind == "b":
-        return np.dtype(np.uint8)
-    if label.dtype.kind in "iu" and (label.slope, label.intercept) == (1.0, 0.0):
-        return label.dtype
-    return np.dtype(np.int64 if label.dtype.itemsize > 4 else np.int32)
-
-
-def _write_label(root: Path, case: str, label: Volume, depth: int) -> LabelRecord:
-    """Write the label; returns its type and the voxels of each class."""
-    array, counts = store.open_array(root, f"{case}/label", "r+"), dict[int, int]()
-    for slab in label.slabs(depth):
-        whole = _whole_numbers(slab.data[0], label, array.dtype)
-        for value, number in class_counts(whole).items():
-            counts[value] = counts.get(value, 0) + number
-        store.write_box(array, _slab_box(slab), whole)
-    return LabelRecord(dtype=str(array.dtype), counts=dict(sorted(counts.items())))
-
-
-def _whole_numbers(stored: Array, label: Volume, dtype: np.dtype[Any]) -> Array:
-    """Labels as integers, refused where one is not whole or does not fit."""
-    if label.dtype.kind in "iub" and (label.slope, label.intercept) == (1.0, 0.0):
-        return stored.astype(dtype, copy=False)
-    values = stored.astype(np.float64) * label.slope + label.intercept
-    wrong = ~np.isfinite(values) | (np.rint(values) != values) | (np.abs(values) > np.iinfo(dtype).max)
-    if wrong.any():
-        raise ValueRuleError(
-            f"the label holds {values[wrong][0]:g} in {int(wrong.sum())} voxels of a slab; whole numbers are "
-            "needed. Round it, or write it as integers."
-        )
-    return np.asarray(values.astype(dtype))
+def _write_label(
+    raw: RawCase, incoming: Incoming, depth: int, ignore_label: int | None
+) -> LabelRecord | None:
+    """Write the label and a sample of its foreground; returns its type and the voxels of each class."""
+    label = incoming.label
+    if label is None:
+        return None
+    dtype, tally = label_dtype(label), LabelTally()
+    array = raw.create("label", incoming.shape, dtype, *raw_layout(incoming.shape, dtype.itemsize, depth))
+    locations = ForegroundLocations(incoming.shape, ignore_label)
+    with array.writer() as pieces:
+        for slab in label.slabs(depth):
+            labels = whole_numbers(slab.data[0], label, slab.z)
+            tally.add(labels)
+            locations.add(slab.z, labels)
+            pieces.write((slab.z, 0, 0), labels)
+    raw.write_locations(locations.result())
+    return LabelRecord(dtype=str(dtype), **vars(tally))
 
 
 def _write_image(
-    out: Path, case: str, volumes: Sequence[Volume], depth: int, config: Config, ignore_label: int | None
+    raw: RawCase, incoming: Incoming, depth: int, config: Config, ignore_label: int | None
 ) -> list[Facts]:
     """Write every channel and collect its facts in the same pass."""
-    raw = RawCase(out, case)
-    array = store.open_array(raw.root, f"{case}/image", "r+")
     facts: list[Facts] = []
-    for volume in volumes:
-        collectors = [_collector(volume) for _ in range(volume.channels)]
-        for slab in _finite_slabs(volume, depth, config):
-            foreground = foreground_of(raw.label(_slab_box(slab)), ignore_label) if raw.has_label else None
-            for i, data in enumerate(slab.data):
-                collectors[slab.channel + i].add(slab.z, data, foreground)
-            store.write_slab(array, len(facts) + slab.channel, slab.z, slab.data)
-        facts += [c.result() for c in collectors]
+    with _image_writer(raw, incoming, depth) as pieces:
+        for volume in incoming.volumes:
+            collectors = [_collector(volume) for _ in range(volume.channels)]
+            for slab in volume.slabs(depth):
+                data = as_stored(slab.data, volume, config.nonfinite, slab.z)
+                box = Box.whole(data.shape[1:]).shift((slab.z, 0, 0))
+                foreground = None if incoming.label is None else raw.foreground(box, ignore_label)
+                for i, channel in enumerate(data):
+                    collectors[slab.channel + i].add(slab.z, channel, foreground)
+                if pieces is not None:
+                    pieces.write((len(facts) + slab.channel, slab.z, 0, 0), data)
+            facts += [c.result() for c in collectors]
     if not any(f.count for f in facts):
         raise ValueRuleError(
             "every voxel of the image is zero, so there is nothing to crop to. Check the file."
         )
-    histogram = store.open_array(raw.root, f"{case}/histogram", "r+")
-    histogram[:] = np.stack([f.histogram for f in facts])
+    raw.write_histograms([f.histogram for f in facts])
     return facts
 
 
+def _image_writer(raw: RawCase, incoming: Incoming, depth: int) -> AbstractContextManager[ArrayWriter | None]:
+    """Where the image is written to; nowhere for one that is read in place."""
+    if incoming.is_in_place:
+        return nullcontext()
+    chunk, shard = raw_layout(incoming.shape, incoming.dtype.itemsize, depth)
+    shape = (incoming.channels, *incoming.shape)
+    return raw.create("image", shape, incoming.dtype, (1, *chunk), (1, *shard)).writer()
+
+
 def _collector(volume: Volume) -> ChannelFacts:
-    return ChannelFacts(volume.geometry.shape, _stored_dtype(volume), *_rescaling(volume))
-
-
-def _rescaling(volume: Volume) -> tuple[float, float]:
-    """Slope and intercept that the raw store's values still need."""
-    return (1.0, 0.0) if _is_rescaled_float(volume) else (volume.slope, volume.intercept)
-
-
-def _finite_slabs(volume: Volume, depth: int, config: Config) -> Iterator[Slab]:
-    """The slabs as they are stored, every voxel finite."""
-    for slab in volume.slabs(depth):
-        data = slab.data
-        if _is_rescaled_float(volume):
-            data = rescale(data, volume.slope, volume.intercept)
-        values = rescale(data) if data.dtype.itemsize > 4 else data  # a float64 may lie beyond float32
-        if data.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
-            if config.nonfinite == "fail":
-                raise ValueRuleError(
-                    f"{int(data.size - finite.sum())} voxels from slice {slab.z} on are NaN, infinite or "
-                    "beyond float32; finite values are needed. Mend the file, or accept them as zero: "
-                    "--set nonfinite=zero."
-                )
-            data = np.where(finite, data, data.dtype.type(0))
-        yield Slab(slab.channel, slab.z, data.astype(_stored_dtype(volume), copy=False))
-
-
-def _slab_box(slab: Slab) -> Box:
-    depth, height, width = slab.data.shape[1:]
-    return Box((slab.z, 0, 0), (slab.z + depth, height, width))
+    return ChannelFacts(volume.geometry.shape, stored_dtype(volume), *rescaling(volume))
 
 
 def _make_record(
-    volumes: Sequence[Volume], facts: Sequence[Facts], label: LabelRecord | None, source: str
+    incoming: Incoming, facts: Sequence[Facts], label: LabelRecord | None, source: str
 ) -> CaseRecord:
-    geometry = volumes[0].geometry
-    per_channel = [v for v in volumes for _ in range(v.channels)]
+    geometry = incoming.volumes[0].geometry
+    per_channel = [v for v in incoming.volumes for _ in range(v.channels)]
     return CaseRecord(
         shape=geometry.shape,
         spacing=geometry.spacing,
         origin=geometry.origin,
         direction=geometry.direction,
         channels=len(per_channel),
-        dtypes=tuple(str(_stored_dtype(v)) for v in per_channel),
-        slopes=tuple(_rescaling(v)[0] for v in per_channel),
-        intercepts=tuple(_rescaling(v)[1] for v in per_channel),
-        modality=volumes[0].modality,
+        dtypes=tuple(str(stored_dtype(v)) for v in per_channel),
+        slopes=tuple(rescaling(v)[0] for v in per_channel),
+        intercepts=tuple(rescaling(v)[1] for v in per_channel),
+        modality=incoming.volumes[0].modality,
         label=label,
         crop_box=nonzero_box(facts).bounds,
         facts=tuple(pack_facts(f) for f in facts),
-        notes=tuple(note for v in volumes for note in v.notes),
+        notes=tuple(note for v in incoming.volumes for note in v.notes),
         source=source,
+        image_cost=incoming.image_cost(),
+        label_cost=incoming.label_cost(),
+        is_in_place=incoming.is_in_place,
     )

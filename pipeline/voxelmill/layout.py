@@ -14,8 +14,20 @@ from voxelmill.config import Configuration
 from voxelmill.geometry import Shape, Triple
 from voxelmill.kernels.axis import GRID
 
-SLAB_BYTES = 32 * 2**20
-"""Bytes of one raw slab, the piece that ingest reads and writes at once."""
+SLAB_BYTES = 64 * 2**20
+"""Bytes of one slab at most, the piece that ingest reads and writes at once, unless one slice has more."""
+
+STEP_BYTES = 512 * 2**20
+"""Bytes of one slab at most where that many slices lie together in the source."""
+
+RAW_SHARD_BYTES = 128 * 2**20
+"""Uncompressed bytes of a shard of the raw store, about."""
+
+RAW_SIDE = 128
+"""Sides in the plane, about, of a chunk of the raw store: a box is read without much around it."""
+
+THICKNESS = 16
+"""Slices of a chunk of the raw store, if they can be divided so."""
 
 PATCH_VOXELS = 128**3
 """Voxels of the training patch that inner chunks are made for."""
@@ -24,21 +36,35 @@ SIDE = 32
 """Sides of inner chunks are multiples of this, or powers of two below it."""
 
 
-def raw_layout(shape: Sequence[int], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Chunk and shard (z, y, x) of the raw store: a shard is one slab of whole slices.
+def slab_depth(slices: int, slice_bytes: int, fixed_bytes: int, budget: int | None, step: int = 1) -> int:
+    """Slices of a slab that fits into a budget of bytes; 0 where not even one slice fits.
 
-    A slab is about `SLAB_BYTES`, but at least one slice, however large the plane. A chunk is a sixteenth
-    of that, so that a box of a large plane is read without the rest of it.
+    Where `step` slices lie together in the source, whole steps are taken if they fit; otherwise a power of
+    two up to `THICKNESS`.
     """
-    depth, height, width = shape
-    slab = max(1, min(depth, SLAB_BYTES // (height * width * itemsize)))
-    thickness = min(16, 1 << (slab.bit_length() - 1))
-    slab -= slab % thickness if slab < depth else -(-slab % thickness)
-    side = 256
-    while side * side * thickness * itemsize < SLAB_BYTES // 16:
-        side *= 2
-    chunk = (thickness, *(-(-n // max(1, round(n / side))) for n in (height, width)))
-    return chunk, (slab, *(-(-n // c) * c for n, c in zip(shape[1:], chunk[1:], strict=True)))
+    available = math.inf if budget is None else budget - fixed_bytes
+    if slice_bytes > available:
+        return 0
+    fits = min(THICKNESS, slices, int(min(available, max(SLAB_BYTES, slice_bytes)) // slice_bytes))
+    if step > 1 and step * slice_bytes <= min(available, STEP_BYTES):
+        return step * max(1, fits // step)
+    return 1 << (fits.bit_length() - 1)
+
+
+def raw_layout(shape: Sequence[int], itemsize: int, depth: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunk and shard (z, y, x) of an array of the raw store that is written in slabs of `depth` slices.
+
+    A slab is whole chunks, a shard whole slabs: the shard is written as the slabs come.
+    """
+    divisors = [n for n in range(1, depth + 1) if depth % n == 0]
+    thickness = max(n for n in divisors if n <= THICKNESS)
+    if thickness < min(depth, THICKNESS // 2):  # a depth of 17 has no better one than itself
+        thickness = min(n for n in divisors if n > THICKNESS)
+    side = RAW_SIDE * math.sqrt(THICKNESS / max(thickness, THICKNESS))
+    chunk = (thickness, *(-(-n // max(1, round(n / side))) for n in shape[1:]))
+    padded = [-(-n // c) * c for n, c in zip(shape, chunk, strict=True)]
+    slabs = max(1, RAW_SHARD_BYTES // (depth * padded[1] * padded[2] * itemsize))
+    return chunk, (min(slabs * depth, -(-padded[0] // depth) * depth), *padded[1:])
 
 
 def chunk_shape(target: Triple, name: Configuration = "fullres") -> Shape:

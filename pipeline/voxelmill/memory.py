@@ -1,53 +1,230 @@
-"""How much memory a task takes: measured afterwards, and modelled beforehand.
+"""How much memory a worker takes: modelled beforehand, shared out while it works, measured afterwards.
 
-In: shapes and item sizes. Out: bytes. Resident memory without file-backed pages (libraries, mapped
-sources), which is what a worker can run out of.
+In: shapes and item sizes. Out: bytes. All numbers are resident memory of one process without file-backed
+pages (libraries, mapped sources): what a worker can run out of. A worker takes `BASE_BYTES` and what its
+tasks take; a task takes the sum of the terms that its function lists.
 """
 
 from __future__ import annotations
 
+import gc
+import math
 import resource
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxelmill.config import Model
+from voxelmill.errors import MemoryLimitError
+from voxelmill.kernels.histogram import BINS, COUNTED
+from voxelmill.kernels.locations import LOCATIONS_BYTES
+from voxelmill.layout import RAW_SIDE, THICKNESS, slab_depth
+from voxelmill.volume import Volume
 
 PROC = Path("/proc/self")
-
 
 BASE_BYTES = 175 * 2**20
 """Resident memory of a worker process with all libraries and compiled kernels loaded; measured."""
 
+HISTOGRAM_BYTES = 8 * BINS
 
-def ingest_task_bytes(slab_voxels: int, itemsize: int, label_itemsize: int, channels: int) -> int:
-    """Bytes of one ingest task, above the base.
+MERGE_BYTES = 64 * 2**20
+MOST_MERGED = 16
 
-    The slab, its encoded shard, which Zarr holds twice while it is joined; the slab of the label as it is
-    read back, and where it is foreground; histograms.
+RAW_CHUNK = 2 * THICKNESS * RAW_SIDE**2
+"""Voxels of a chunk of the raw store at most: its sides may be half as long again."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a worker process may take.
+
+    Attributes
+    ----------
+    limit : int or None
+        Bytes of one worker process, base included; None sets no limit.
+    threads : int
+        Tasks that a worker runs at a time, if they fit.
     """
-    slab = slab_voxels * (3 * itemsize + (2 * label_itemsize + 1 if label_itemsize else 0))
-    return slab + channels * 2 * 65536 * 8
+
+    limit: int | None = None
+    threads: int = 1
+
+    @property
+    def available(self) -> int | None:
+        """Bytes for all tasks of a worker."""
+        return None if self.limit is None else max(0, self.limit - BASE_BYTES)
+
+    @property
+    def budgets(self) -> tuple[int | None, ...]:
+        """Bytes that one task may take: its share; where that is too little, all of them."""
+        if self.available is None:
+            return (None,)
+        return self.available // self.threads, self.available
+
+    def worker_bytes(self, task: int) -> int:
+        """Bytes of a worker whose largest task takes `task` bytes: as many of them at a time as fit."""
+        if self.available is None:
+            return BASE_BYTES + self.threads * task
+        return BASE_BYTES + max(1, min(self.threads, self.available // max(1, task))) * task
+
+    @contextmanager
+    def hold(self, task: int) -> Iterator[None]:
+        """Take bytes for a task of this process, as soon as those of others leave room for it."""
+        with _held.changed:
+            _held.changed.wait_for(lambda: self._has_room(task))
+            _held.bytes += task
+        try:
+            yield
+        finally:
+            if gc.get_freeze_count():  # a worker, where it is quick
+                gc.collect()  # frames that an exception remembers, a library's own too, keep what they held
+            with _held.changed:
+                _held.bytes -= task
+                _held.changed.notify_all()
+
+    def _has_room(self, task: int) -> bool:
+        return self.available is None or _held.bytes == 0 or _held.bytes + task <= self.available
 
 
-def slab_task_bytes(slab_voxels: int, itemsize: int, label_itemsize: int) -> int:
-    """Bytes of a task that goes through a case slab by slab again: a second pass over values, or a mask.
+class _Held:
+    """Bytes that the tasks of this process have taken."""
 
-    The slab as stored, encoded and as float32; its label; and for a mask itself, encoded, and the runs of
-    its background, which take up to six bytes a voxel.
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.changed = threading.Condition()
+
+
+_held = _Held()
+
+
+class SlabCost(Model):
+    """Bytes of a task that goes through a volume slab by slab: some, and some for each slice of a slab."""
+
+    fixed: int
+    per_slice: int
+    step: int = 1
+    """Slices that lie together in the source."""
+
+    def bytes(self, depth: int) -> int:
+        """Bytes for slabs of `depth` slices."""
+        return self.fixed + depth * self.per_slice
+
+    def depth(self, shape: Sequence[int], memory: Memory) -> int:
+        """Slices of a slab of a volume (z, y, x); 0 where not even one fits."""
+        depths = (slab_depth(shape[0], self.per_slice, self.fixed, b, self.step) for b in memory.budgets)
+        return next((depth for depth in depths if depth > 0), 0)
+
+    def fitting_depth(self, shape: Sequence[int], memory: Memory) -> int:
+        """`depth`, or a refusal.
+
+        Raises
+        ------
+        MemoryLimitError
+            If not even one slice fits.
+        """
+        depth = self.depth(shape, memory)
+        if depth == 0:
+            raise too_little(f"a slice of {shape[1]} x {shape[2]} voxels", self.bytes(1), memory)
+        return depth
+
+
+def too_little(what: str, task: int, memory: Memory) -> MemoryLimitError:
+    """What to say of a task that does not fit."""
+    needed, given = BASE_BYTES + task, memory.limit or 0
+    return MemoryLimitError(
+        f"{what} needs a worker of {_mib(needed)}, --memory-limit is {_mib(given)}. "
+        f"Pass --memory-limit {_mib(needed)}, or more."
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{-(-count // 2**20)}MiB"
+
+
+def image_cost(volume: Volume, channels: int, dtype: np.dtype[Any], has_label: bool) -> SlabCost:
+    """Ingest of an image that is stored as `dtype`, in a case of so many channels.
+
+    For each slice of a slab: the slab as it is read, again where it is stored as another type, and the
+    foreground of the label. Beside them: what the reader holds; one slice as it is scanned, twice as it is
+    stored, as values and as keys; a chunk, copied and encoded; two histograms for each channel.
     """
-    return slab_voxels * (2 * itemsize + 4 + max(2 * label_itemsize + 1, 8))
+    plane, item = math.prod(volume.geometry.shape[1:]), dtype.itemsize
+    scan = plane * (2 * item + 9)
+    converted = 0 if dtype == volume.dtype else volume.together * plane * item
+    return SlabCost(
+        fixed=volume.extra_bytes + scan + 3 * RAW_CHUNK * item + 2 * channels * HISTOGRAM_BYTES,
+        per_slice=volume.slice_bytes + converted + has_label * plane,
+        step=volume.step,
+    )
 
 
-def shard_task_bytes(
-    read_voxels: int, write_voxels: int, workspace: int, channels: int, itemsize: int, label_itemsize: int
+def label_cost(volume: Volume, dtype: np.dtype[Any]) -> SlabCost:
+    """Ingest of a label that is stored as `dtype`.
+
+    For each slice of a slab: the slab as it is read, and again where it is stored as another type. Beside
+    them: what the reader holds; one slice as it is rounded; labels as they are counted; a chunk, copied and
+    encoded; a sample of the foreground.
+    """
+    plane, item = math.prod(volume.geometry.shape[1:]), dtype.itemsize
+    rounded = plane * (0 if volume.dtype.kind in "iub" else 28)
+    return SlabCost(
+        fixed=volume.extra_bytes + rounded + 32 * COUNTED + 3 * RAW_CHUNK * item + LOCATIONS_BYTES,
+        per_slice=volume.slice_bytes + (0 if dtype == volume.dtype else plane * item),
+        step=volume.step,
+    )
+
+
+def read_bytes(itemsize: int, in_place: SlabCost | None) -> int:
+    """Beside a box that is read: a chunk of the raw store, encoded and decoded; or what the source takes."""
+    return 2 * RAW_CHUNK * itemsize if in_place is None else in_place.bytes(1)
+
+
+def values_cost(plane: int, has_label: bool, reading: int) -> SlabCost:
+    """A second pass over the values of a channel, `plane` voxels a slice.
+
+    For each slice of a slab: its values and its foreground. Beside them: what reading takes; one slice as
+    values, keys and foreground; histograms.
+    """
+    return SlabCost(fixed=reading + 10 * plane + 8 * HISTOGRAM_BYTES, per_slice=plane * (4 + has_label))
+
+
+def mask_cost(plane: int, reading: int) -> SlabCost:
+    """Filling the holes of a mask.
+
+    For each slice of a slab: its mask twice, the next slab's, and the scanned one; runs of background, which
+    take up to six bytes a voxel in noise, next to nothing in bodies. Beside them what reading takes.
+    """
+    return SlabCost(fixed=reading, per_slice=plane * (4 + 6))
+
+
+def fan_in(channels: int) -> int:
+    """How many cases' statistics are merged at a time: as many as memory allows, and never fewer than two."""
+    return max(2, min(MOST_MERGED, MERGE_BYTES // (channels * 4 * HISTOGRAM_BYTES)))
+
+
+def merge_bytes(channels: int, cases: int) -> int:
+    """Merging statistics of some cases: for each and the result, and each channel, four histograms."""
+    return (cases + 1) * channels * 4 * HISTOGRAM_BYTES
+
+
+def shard_bytes(
+    read: int, write: int, workspace: int, reading: int, label: int, chunk: int, has_mask: bool
 ) -> int:
-    """Bytes of one preprocess task, above the base: the larger of its two phases.
+    """One piece of a shard: `read` voxels of the source become `write` voxels, image first, then label.
 
-    Resampling holds the write box of all channels as float32, one channel's read box as float32, and
-    beside them either that box as stored and encoded, or the kernel's workspace. Writing holds the write
-    box and its encoded shard, which Zarr holds twice while it is joined.
+    Image: one channel's read box and write box as float32, and the kernel's workspace or what reading takes.
+    Label (`label` bytes a voxel): both boxes and what is gathered between them. With each the mask of the
+    read box; a chunk of the output (`chunk` voxels), copied and encoded.
     """
-    write = 4 * channels * write_voxels
-    resample = write + 4 * read_voxels + max(2 * itemsize * read_voxels, workspace)
-    label = label_itemsize * (2 * read_voxels + 3 * write_voxels)
-    return max(resample, 3 * write, write + label)
+    image = 4 * (read + write) + max(workspace, reading)
+    of_label = label * (read + write + max(read, write))
+    return max(image, of_label) + (read if has_mask else 0) + 12 * chunk
 
 
 class PeakMeter:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from voxelmill.cases import list_cases
 from voxelmill.cluster import connect
 from voxelmill.config import Config, make_config
-from voxelmill.errors import ConfigError
+from voxelmill.errors import ConfigError, MemoryLimitError
 from voxelmill.fingerprint import Fingerprint
 from voxelmill.graph import Engine, Outcome
 from voxelmill.ingest import dataset_record
 from voxelmill.ingest import ingest as ingest_cases
+from voxelmill.memory import BASE_BYTES, Memory
 from voxelmill.plan import Plan, make_plan
 from voxelmill.preprocess import preprocess as preprocess_cases
 from voxelmill.progress import Reporter, log_to
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger("voxelmill")
+
+SMALLEST_LIMIT = BASE_BYTES + 2**26
+"""Bytes of a worker's memory below which it is no use to begin."""
 
 
 def run(
@@ -84,10 +88,17 @@ class Job:
     restart: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.out = self.out.absolute()  # workers may run in another folder
+        limit = self.config.memory_limit
+        if limit is not None and limit < SMALLEST_LIMIT:
+            raise ConfigError(
+                f"--memory-limit is {limit / 2**20:.0f} MiB; a worker takes {BASE_BYTES >> 20} MiB before it "
+                f"does anything. Pass {SMALLEST_LIMIT >> 20}MiB or more."
+            )
 
     def discover(self, source: Path) -> Sources:
         """Find the cases of SOURCE; refused before anything is started or written."""
@@ -111,29 +122,31 @@ class Job:
         self.ingest(sources, engine)
         if len(self.failed()) < len(sources.cases):
             fingerprint = self.fingerprint(engine)
-            self.preprocess(self.plan(fingerprint), engine)
+            self.preprocess(self.plan(fingerprint, engine.threads), engine)
         return self.report([c.case for c in sources.cases])
 
     def ingest(self, sources: Sources, engine: Engine) -> None:
         """Source files into the raw store."""
-        with _timed(self.stages, "ingest"):
+        with self._stage("ingest", engine):
             self.outcomes += ingest_cases(sources, self.out, self.config, engine)
             remember_sources(self.out, sources)
+        self._check_memory()
 
     def fingerprint(self, engine: Engine) -> Fingerprint:
         """Facts of the raw store into fingerprint.json."""
-        with _timed(self.stages, "fingerprint"):
+        with self._stage("fingerprint", engine):
             names = list_cases(self.out)
             odd = find_odd_cases(self.out, names)
             for case, cause in odd.items():
                 self.outcomes.append(engine.refuse("fingerprint", case, cause))
-            fingerprint = make_fingerprint(self.out, [n for n in names if n not in odd], engine)
+            memory = Memory(self.config.memory_limit, engine.threads)
+            fingerprint = make_fingerprint(self.out, [n for n in names if n not in odd], engine, memory)
             fingerprint.save(self.out)
             return fingerprint
 
-    def plan(self, fingerprint: Fingerprint) -> Plan:
+    def plan(self, fingerprint: Fingerprint, threads: int = 1) -> Plan:
         """Decide everything and write plan.json; refused where it would mix with other settings."""
-        plan = make_plan(fingerprint, self.config)
+        plan = make_plan(fingerprint, self.config, threads)
         check_plan(self.out, plan, self.restart)
         for configuration, reason in plan.left_out.items():
             logger.info("plan: %s is left out: %s", configuration, reason)
@@ -142,25 +155,31 @@ class Job:
 
     def preprocess(self, plan: Plan, engine: Engine) -> None:
         """The raw store into the training store."""
-        with _timed(self.stages, "preprocess"):
+        with self._stage("preprocess", engine):
             self.outcomes += preprocess_cases(self.out, plan, engine)
+
+    def _check_memory(self) -> None:
+        """Refuse to go on where a case does not fit into memory, which is no fault of the case."""
+        for outcome in self.outcomes:
+            if outcome.is_refused:
+                raise MemoryLimitError(f"case {outcome.case}: {outcome.cause}")
 
     def failed(self) -> set[str]:
         """Cases that failed so far."""
         return {o.case for o in self.outcomes if o.cause is not None}
 
+    @contextmanager
+    def _stage(self, name: str, engine: Engine) -> Iterator[None]:
+        """Notes the wall time and the peak memory of a stage."""
+        start = time.perf_counter()
+        yield
+        self.stages[name] = time.perf_counter() - start
+        self.peak_bytes |= engine.peak_bytes
+
     def report(self, cases: list[str]) -> Report:
         """Write report.json."""
         written = sum(o.value or 0 for o in self.outcomes if o.name.startswith("shard-"))
         seconds = time.perf_counter() - self.started
-        report = make_report(cases, self.outcomes, written, self.stages, seconds)
+        report = make_report(cases, self.outcomes, written, self.stages, self.peak_bytes, seconds)
         report.save(self.out)
         return report
-
-
-@contextmanager
-def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
-    """Notes the wall time of a stage."""
-    start = time.perf_counter()
-    yield
-    stages[name] = time.perf_counter() - start

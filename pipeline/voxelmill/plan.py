@@ -17,20 +17,24 @@ from typing import TypeVar
 import numpy as np
 
 from voxelmill import __version__
+from voxelmill.blocks import Work, fit_piece
 from voxelmill.config import Config, Configuration, Model
 from voxelmill.document import Document
 from voxelmill.errors import PlanError
 from voxelmill.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from voxelmill.geometry import Box, Shape, Triple
-from voxelmill.kernels.axis import read_box
+from voxelmill.kernels.axis import Rule
+from voxelmill.kernels.keys import is_narrow
 from voxelmill.kernels.normalize import scheme_of
-from voxelmill.kernels.resample import workspace_bytes
-from voxelmill.layout import chunk_shape, raw_layout, shard_shape
-from voxelmill.memory import BASE_BYTES, ingest_task_bytes, shard_task_bytes, slab_task_bytes
+from voxelmill.layout import chunk_shape, shard_shape
+from voxelmill.memory import Memory, SlabCost, fan_in, mask_cost, merge_bytes, values_cost
 from voxelmill.patch import SMALL_PATCH, lowres_spacing, patch_size
 from voxelmill.spacing import new_shape, separate_axis, target_spacing
 
 T = TypeVar("T")
+
+CHANGES_NO_VOXEL = {"configurations", "memory_limit", "ingest"}
+"""Settings that the voxels of one configuration do not depend on."""
 
 
 class CasePlan(Model):
@@ -114,7 +118,7 @@ class Plan(Document):
         of = self.configurations[configuration]
         depends = {
             "version": self.version,
-            "settings": self.settings.model_dump(mode="json", exclude={"configurations"}),
+            "settings": self.settings.model_dump(mode="json", exclude=CHANGES_NO_VOXEL),
             "channel_names": self.channel_names,
             "intensity": {
                 k: v.model_dump(mode="json")
@@ -128,6 +132,30 @@ class Plan(Document):
         }
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
+    def work(self, configuration: Configuration, case: str, read_bytes: int) -> Work:
+        """What the shards of one case are made of; `read_bytes` is what reading its source takes."""
+        row, settings = self.configurations[configuration].cases[case], self.settings
+        shapes = Box.from_bounds(row.crop_box).shape, row.shape
+        order = 1 if settings.labels == "linear" else 0
+        has_label = row.has_label and self.label_dtype is not None
+        return Work(
+            image=Rule(
+                *shapes, settings.order, row.separate_axis, settings.order_separate, settings.anti_alias
+            ),
+            label=Rule(*shapes, order, row.separate_axis),
+            shard=row.shard,
+            chunk=row.chunk,
+            label_bytes=np.dtype(self.label_dtype).itemsize if has_label else 0,
+            has_mask=self.needs_mask,
+            read_bytes=read_bytes,
+        )
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether a voxel depends on the filled non-zero mask."""
+        masked = any(any(of.use_mask_for_norm) for of in self.configurations.values())
+        return masked or (self.label_dtype is not None and self.settings.outside_label != 0)
+
     @property
     def training_bytes(self) -> int:
         """Uncompressed bytes of the training store."""
@@ -136,7 +164,7 @@ class Plan(Document):
         return sum(row.image_bytes + row.has_label * label * math.prod(row.shape) for row in rows)
 
 
-def make_plan(fingerprint: Fingerprint, config: Config) -> Plan:
+def make_plan(fingerprint: Fingerprint, config: Config, threads: int = 1) -> Plan:
     """Decide everything.
 
     Parameters
@@ -145,12 +173,16 @@ def make_plan(fingerprint: Fingerprint, config: Config) -> Plan:
         Facts of the dataset.
     config : Config
         What the user chose.
+    threads : int
+        Tasks that a worker runs at a time.
 
     Raises
     ------
     PlanError
         If the number of channel names does not match the channels, a CT channel has no foreground, or
         nothing but a configuration that the dataset does not need was asked for.
+    MemoryLimitError
+        If a piece of the training set does not fit into a worker's memory.
     """
     names = _channel_names(fingerprint, config)
     schemes = tuple(scheme_of(name) for name in names)
@@ -167,18 +199,19 @@ def make_plan(fingerprint: Fingerprint, config: Config) -> Plan:
         )
         for name, of_name in targets.items()
     }
-    label_dtype = _label_dtype(fingerprint, config)
-    return Plan(
+    plan = Plan(
         version=__version__,
         settings=config,
         channel_names=names,
         intensity=fingerprint.foreground_intensity_properties_per_channel,
-        label_dtype=label_dtype,
+        label_dtype=_label_dtype(fingerprint, config),
         ignore_label=fingerprint.ignore_label,
         configurations=configurations,
         left_out=left_out,
-        peak_bytes=peak_bytes(fingerprint, configurations.values(), config),
+        peak_bytes={},
     )
+    memory = Memory(config.memory_limit, threads)
+    return plan.model_copy(update={"peak_bytes": peak_bytes(plan, fingerprint, memory)})
 
 
 def _channel_names(fingerprint: Fingerprint, config: Config) -> tuple[str, ...]:
@@ -292,56 +325,49 @@ def _label_dtype(fingerprint: Fingerprint, config: Config) -> str | None:
     return str(holding[0])
 
 
-def peak_bytes(
-    fingerprint: Fingerprint, configurations: Iterable[ConfigurationPlan], config: Config
-) -> dict[str, int]:
-    """Resident memory of a worker process at most, per stage; one task runs at a time."""
-    cases, of_each = fingerprint.cases.values(), list(configurations)
-    shards = (
-        _shard_bytes(fingerprint.cases[case], row, config, box)
-        for of in of_each
-        for case, row in of.cases.items()
-        for _, box in row.write_boxes()
-    )
-    slabs = max(_slab_bytes(case) for case in cases)
-    has_mask = config.outside_label != 0 or any(any(of.use_mask_for_norm) for of in of_each)
-    return {
-        "ingest": BASE_BYTES + max(_ingest_bytes(case) for case in cases),
-        "fingerprint": BASE_BYTES + slabs,
-        "preprocess": BASE_BYTES + max(max(shards), slabs if has_mask else 0),
+def peak_bytes(plan: Plan, fingerprint: Fingerprint, memory: Memory) -> dict[str, int]:
+    """Resident memory of a worker process at most, per stage.
+
+    Raises
+    ------
+    MemoryLimitError
+        If a piece of the training set does not fit.
+    """
+    cases = fingerprint.cases
+    shards = [
+        fit_piece(plan.work(name, case, cases[case].read_bytes), memory)[1]
+        for name, of in plan.configurations.items()
+        for case in of.cases
+    ]
+    masks = max(_slabs(c, mask_cost(c.plane, c.read_bytes), memory) for c in cases.values())
+    is_masked, channels = fingerprint.statistics_from != "label", len(plan.channel_names)
+    tasks = {
+        "ingest": max(_ingest_bytes(c, memory) for c in cases.values()),
+        "fingerprint": max(
+            merge_bytes(channels, min(len(cases), fan_in(channels))),
+            *(_values_bytes(c, memory) for c in cases.values()),
+            masks if is_masked else 0,
+        ),
+        "preprocess": max(*shards, masks if plan.needs_mask else 0),
     }
+    return {stage: memory.worker_bytes(task) for stage, task in tasks.items()}
 
 
-def _slab_bytes(case: CaseFingerprint) -> int:
-    item, label = _itemsizes(case)
-    _, shard = raw_layout(case.shape, max(item, label))
-    return slab_task_bytes(min(math.prod(shard), math.prod(case.shape)), item, label)
+def _ingest_bytes(case: CaseFingerprint, memory: Memory) -> int:
+    image, label = case.image_cost, case.label_cost
+    return max(_slabs(case, image, memory), 0 if label is None else _slabs(case, label, memory))
 
 
-def _ingest_bytes(case: CaseFingerprint) -> int:
-    item, label = _itemsizes(case)
-    _, shard = raw_layout(case.shape, max(item, label))
-    return ingest_task_bytes(math.prod(shard), item, label, case.channels)
+def _values_bytes(case: CaseFingerprint, memory: Memory) -> int:
+    """Of the second pass for percentiles, which values of more than 16 bits need."""
+    if is_narrow(case.dtype):
+        return 0
+    return _slabs(case, values_cost(case.plane, case.label_dtype is not None, case.read_bytes), memory)
 
 
-def _shard_bytes(case: CaseFingerprint, row: CasePlan, config: Config, write: Box) -> int:
-    crop = Box.from_bounds(row.crop_box).shape
-    read = read_box(
-        write,
-        crop,
-        row.shape,
-        order=config.order,
-        separate_axis=row.separate_axis,
-        order_separate=config.order_separate,
-        anti_alias=config.anti_alias,
-    )
-    item, label = _itemsizes(case)
-    return shard_task_bytes(read.size, write.size, workspace_bytes(read, write), row.channels, item, label)
-
-
-def _itemsizes(case: CaseFingerprint) -> tuple[int, int]:
-    label = 0 if case.label_dtype is None else np.dtype(case.label_dtype).itemsize
-    return np.dtype(case.dtype).itemsize, label
+def _slabs(case: CaseFingerprint, cost: SlabCost, memory: Memory) -> int:
+    """Bytes of a pass over slabs of a case."""
+    return cost.bytes(max(1, cost.depth(case.shape, memory)))
 
 
 def _three(values: Iterable[T]) -> tuple[T, T, T]:

@@ -1,8 +1,9 @@
 """Raw store + Plan -> training store: crop, normalise and resample, one shard a task.
 
 In: OUT with a raw store and a plan. Out: OUT/training.zarr/<configuration>/<case>/{image,label}. A task
-reads the box of the source that its shard needs, computes it and writes it whole; no two tasks touch one
-object. What is whole under the same settings token is kept, so a rerun computes what is missing.
+reads the box of the source that its shard needs, computes it and writes it whole, in pieces where memory is
+short; no two tasks touch one object. What is whole under the same settings token is kept, so a rerun computes
+what is missing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxelmill import store
+from voxelmill.blocks import Work, fit_piece
 from voxelmill.cases import RawCase
 from voxelmill.config import Config, Configuration
 from voxelmill.errors import StoreError
@@ -24,11 +26,11 @@ from voxelmill.fingerprint import Intensity
 from voxelmill.geometry import Box, Geometry
 from voxelmill.graph import Engine, Outcome, Task, task
 from voxelmill.kernels import normalize
-from voxelmill.kernels.axis import read_box
 from voxelmill.kernels.facts import value_range
 from voxelmill.kernels.labels import resample_labels_block
 from voxelmill.kernels.normalize import Normalization
 from voxelmill.kernels.resample import resample_block
+from voxelmill.memory import Memory
 from voxelmill.plan import CasePlan, Plan
 
 Array = npt.NDArray[Any]
@@ -43,12 +45,14 @@ class Job:
     configuration: Configuration
     token: str
     plan: CasePlan
+    work: Work
     settings: Config
     channel_names: tuple[str, ...]
     normalization: tuple[str, ...]
     use_mask_for_norm: tuple[bool, ...]
     intensity: dict[str, Intensity]
     label_dtype: str | None
+    memory: Memory
 
     @property
     def root(self) -> Path:
@@ -78,11 +82,11 @@ class Job:
     @property
     def has_label(self) -> bool:
         """Whether the case has a label."""
-        return self.label_dtype is not None and self.raw.has_label
+        return self.label_dtype is not None and self.plan.has_label
 
 
 def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
-    """Make every shard of the plan that is not whole yet.
+    """Make every shard of the plan that is not whole yet, within the memory that the plan's settings give.
 
     A case that fails leaves nothing behind, but where a worker was lost, whole shards are kept for a rerun.
 
@@ -98,7 +102,7 @@ def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
     for configuration in plan.configurations:
         store.write_group(root, configuration, {})
         store.sweep(root, configuration)
-        jobs = _jobs(out, plan, configuration)
+        jobs = _jobs(out, plan, configuration, Memory(plan.settings.memory_limit, engine.threads))
         waiting = [(job, box) for job in jobs for box in _missing(job)]
         _sweep(waiting)
         kept = sum(job.plan.shards for job in jobs) - len(waiting)
@@ -109,7 +113,7 @@ def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
     return outcomes
 
 
-def _jobs(out: Path, plan: Plan, configuration: Configuration) -> list[Job]:
+def _jobs(out: Path, plan: Plan, configuration: Configuration, memory: Memory) -> list[Job]:
     of = plan.configurations[configuration]
     return [
         Job(
@@ -118,12 +122,14 @@ def _jobs(out: Path, plan: Plan, configuration: Configuration) -> list[Job]:
             configuration,
             plan.token(configuration, case),
             case_plan,
+            plan.work(configuration, case, RawCase(out, case).record.read_bytes),
             plan.settings,
             plan.channel_names,
             of.normalization,
             of.use_mask_for_norm,
             plan.intensity,
             plan.label_dtype,
+            memory,
         )
         for case, case_plan in of.cases.items()
     ]
@@ -137,7 +143,7 @@ def _missing(job: Job) -> list[Box]:
         return list(boxes.values())
     arrays = ["image", "label"] if job.has_label else ["image"]
     try:
-        found = [store.missing_shards(job.root, f"{job.path}/{name}") for name in arrays]
+        found = [store.open_array(job.root, f"{job.path}/{name}").missing_shards() for name in arrays]
     except StoreError:
         return list(boxes.values())
     missing = {index[-3:] for indices in found for index in indices}
@@ -174,7 +180,7 @@ def prepare_case(job: Job) -> None:
     if attributes is None or attributes["settings"] != job.token:
         store.remove_group(job.root, job.path)
     if job.needs_mask:
-        job.raw.make_mask()
+        job.raw.make_mask(job.memory)
     store.write_group(job.root, job.path, _attributes(job))
     plan, layout = job.plan, job.settings.store
     store.create_array(
@@ -212,44 +218,60 @@ def _attributes(job: Job) -> dict[str, Any]:
 
 def write_shard(job: Job, box: Box) -> int:
     """Compute and write one shard of the image and of the label; returns its number of voxels."""
-    image = np.empty((job.plan.channels, *box.shape), np.float32)
-    for channel in range(job.plan.channels):
-        resample_channel(job, channel, box, image[channel])
-    store.write_box(store.open_array(job.root, f"{job.path}/image", "r+"), box, image)
-    if job.has_label:
-        store.write_box(store.open_array(job.root, f"{job.path}/label", "r+"), box, label_block(job, box))
-    return image.size
+    piece, task = fit_piece(job.work, job.memory)
+    pieces = list(job.work.pieces(box, piece))
+    with job.memory.hold(task):
+        with store.open_array(job.root, f"{job.path}/image").writer() as image:
+            for channel in range(job.plan.channels):
+                for part in pieces:
+                    image.write((channel, *part.start), image_block(job, channel, part)[None])
+        if job.has_label:
+            with store.open_array(job.root, f"{job.path}/label").writer() as label:
+                for part in pieces:
+                    label.write(part.start, label_block(job, part))
+    return job.plan.channels * box.size
 
 
-def resample_channel(job: Job, channel: int, write: Box, out: npt.NDArray[np.float32]) -> None:
+def image_block(job: Job, channel: int, write: Box) -> Array:
     """One channel of a write box: read, normalise, resample, clip."""
-    plan, settings = job.plan, job.settings
-    crop = job.crop_box
-    how: dict[str, Any] = {
-        "order": settings.order,
-        "separate_axis": plan.separate_axis,
-        "order_separate": settings.order_separate,
-        "anti_alias": settings.anti_alias,
-    }
-    read = read_box(write, crop.shape, plan.shape, **how)
-    block = job.raw.values(channel, read.shift(crop.start))
+    rule = job.work.image
+    read = rule.read_box(write)
+    block = job.raw.values(channel, read.shift(job.crop_box.start))
     scheme = normalization(job, channel)
     mask = job.raw.mask(read) if job.use_mask_for_norm[channel] else None
     scheme.apply(block, mask)
-    clip = clip_range(job, channel, scheme)
-    resample_block(block, read, crop.shape, plan.shape, write, clip=clip, out=out, **how)
+    del mask
+    resampled: Array = resample_block(
+        block,
+        read,
+        rule.shape_in,
+        rule.shape_out,
+        write,
+        order=rule.order,
+        separate_axis=rule.separate_axis,
+        order_separate=rule.order_separate,
+        anti_alias=rule.anti_alias,
+        clip=clip_range(job, channel, scheme),
+    )
+    return resampled
 
 
 def label_block(job: Job, write: Box) -> Array:
     """The label of a write box: read, mark what lies outside the mask, resample."""
-    plan, crop, method = job.plan, job.crop_box, job.settings.labels
-    order = 1 if method == "linear" else 0
-    read = read_box(write, crop.shape, plan.shape, order=order, separate_axis=plan.separate_axis)
-    label = job.raw.label(read.shift(crop.start)).astype(job.label_dtype)
-    if job.settings.outside_label != 0:
-        label[(label == 0) & ~job.raw.mask(read)] = job.settings.outside_label
+    rule, settings = job.work.label, job.settings
+    read = rule.read_box(write)
+    label = job.raw.label(read.shift(job.crop_box.start), job.label_dtype)
+    if settings.outside_label != 0:
+        for plane, inside in zip(label, job.raw.mask(read), strict=True):
+            plane[(plane == 0) & ~inside] = settings.outside_label
     resampled: Array = resample_labels_block(
-        label, read, crop.shape, plan.shape, write, method=method, separate_axis=plan.separate_axis
+        label,
+        read,
+        rule.shape_in,
+        rule.shape_out,
+        write,
+        method=settings.labels,
+        separate_axis=rule.separate_axis,
     )
     return resampled
 

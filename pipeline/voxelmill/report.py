@@ -51,6 +51,9 @@ class Report(Document):
     stages: dict[str, float]
     """Seconds of wall time of each stage."""
 
+    stage_peak_bytes: dict[str, int]
+    """Largest resident memory of a worker in each stage; plan.json has what was planned."""
+
     @property
     def failed(self) -> list[CaseReport]:
         """The cases that failed."""
@@ -73,7 +76,12 @@ class Report(Document):
 
 
 def make_report(
-    cases: Iterable[str], outcomes: list[Outcome], voxels: int, stages: dict[str, float], seconds: float
+    cases: Iterable[str],
+    outcomes: list[Outcome],
+    voxels: int,
+    stages: dict[str, float],
+    peak_bytes: dict[str, int],
+    seconds: float,
 ) -> Report:
     """Join the outcomes of all stages case by case; the first failure of a case is its cause."""
     by_case: dict[str, list[Outcome]] = defaultdict(list)
@@ -85,6 +93,7 @@ def make_report(
         voxels=voxels,
         peak_bytes=max((o.peak_bytes for o in outcomes), default=0),
         stages={name: round(s, 3) for name, s in stages.items()},
+        stage_peak_bytes=peak_bytes,
     )
 
 

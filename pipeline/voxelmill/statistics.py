@@ -8,6 +8,7 @@ of those bins find the values. Merging is a tree of fixed shape, so the bits do 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from voxelmill.graph import Engine, task, tree
 from voxelmill.kernels.facts import Facts
 from voxelmill.kernels.histogram import BINS, histogram_values, refine
 from voxelmill.kernels.keys import ZERO_KEY, is_narrow, keys_of, values_of
+from voxelmill.memory import Memory, fan_in, values_cost
 
 PERCENTILES = (0.5, 50.0, 99.5)
 
@@ -59,7 +61,7 @@ class Summary:
 
 def find_odd_cases(out: Path, names: Sequence[str]) -> dict[str, str]:
     """Cases with another number of channels than most, and what to say of each."""
-    channels = {name: RawCase(out, name).channels for name in names}
+    channels = {name: RawCase(out, name).record.channels for name in names}
     usual = Counter(channels.values()).most_common(1)[0][0]
     return {
         name: f"has {n} channels, most cases have {usual}; all need the same. Mend it, or run it apart."
@@ -68,7 +70,7 @@ def find_odd_cases(out: Path, names: Sequence[str]) -> dict[str, str]:
     }
 
 
-def make_fingerprint(out: Path, names: Sequence[str], engine: Engine) -> Fingerprint:
+def make_fingerprint(out: Path, names: Sequence[str], engine: Engine, memory: Memory) -> Fingerprint:
     """Merge the facts of cases of OUT that have the same number of channels.
 
     Raises
@@ -78,14 +80,17 @@ def make_fingerprint(out: Path, names: Sequence[str], engine: Engine) -> Fingerp
     """
     dataset = read_dataset(out)
     masked = not any(RawCase(out, name).has_label for name in names)
-    leaves = [task(f"fingerprint-{name}", name, summarise, out, name, masked) for name in names]
-    summary: Summary = engine.one("fingerprint", tree("fingerprint-merge", leaves, merge))
+    together = fan_in(RawCase(out, names[0]).record.channels)
+    leaves = [task(f"fingerprint-{name}", name, summarise, out, name, masked, memory) for name in names]
+    summary: Summary = engine.one("fingerprint", tree("fingerprint-merge", leaves, merge, together))
     bins = [_bins_wanted(weights) for weights in summary.coarse]
     leaves = [
-        task(f"percentiles-{name}", name, refine_case, out, name, masked, bins, dataset.ignore_label)
+        task(f"percentiles-{name}", name, refine_case, out, name, masked, bins, dataset.ignore_label, memory)
         for name in names
     ]
-    fine: list[Weights] = engine.one("percentiles", tree("percentiles-merge", leaves, _add_all))
+    fine: list[Weights] = engine.one(
+        "fingerprint percentiles", tree("percentiles-merge", leaves, _add_all, together)
+    )
     facts = list(summary.cases.values())
     sizes = [Box.from_bounds(c.crop_box).size / int(np.prod(c.shape)) for c in facts]
     return Fingerprint(
@@ -105,11 +110,11 @@ def make_fingerprint(out: Path, names: Sequence[str], engine: Engine) -> Fingerp
     )
 
 
-def summarise(out: Path, case: str, masked: bool) -> Summary:
+def summarise(out: Path, case: str, masked: bool, memory: Memory) -> Summary:
     """One case's contribution; `masked` takes the filled non-zero mask for the foreground."""
     raw = RawCase(out, case)
     record, facts = raw.record, raw.facts
-    zeros = _zeros_in_mask(raw, masked)
+    zeros = _zeros_in_mask(raw, masked, memory)
     contributions = [
         _contribution(f, n) if masked or record.label else None for f, n in zip(facts, zeros, strict=True)
     ]
@@ -118,7 +123,6 @@ def summarise(out: Path, case: str, masked: bool) -> Summary:
         if contribution is not None:
             coarse[channel] = _coarse_counts(raw, channel, zeros[channel]) / contribution.count
     label = record.label
-    labels = None if label is None else (min(label.counts), max(label.counts))
     of_case = CaseFingerprint(
         shape=record.shape,
         spacing=record.spacing,
@@ -126,8 +130,11 @@ def summarise(out: Path, case: str, masked: bool) -> Summary:
         channels=record.channels,
         dtype=record.dtypes[0],
         label_dtype=None if label is None else label.dtype,
-        label_range=labels,
+        label_range=None if label is None else (label.low, label.high),
         source=record.source,
+        image_cost=record.image_cost,
+        label_cost=record.label_cost,
+        read_bytes=record.read_bytes,
     )
     return Summary(
         {case: of_case},
@@ -162,22 +169,21 @@ def _contribution(facts: Facts, zeros: int) -> _Contribution | None:
     return _Contribution(count, mean, max(0.0, facts.foreground_squares / count - mean**2), low, high)
 
 
-def _zeros_in_mask(raw: RawCase, masked: bool) -> list[int]:
+def _zeros_in_mask(raw: RawCase, masked: bool, memory: Memory) -> list[int]:
     """Voxels of the filled mask that are zero, which the histogram of non-zero voxels lacks; per channel."""
     if not masked:
         return [0] * raw.record.channels
-    inside = int(raw.make_mask()[0].sum())
+    inside = int(raw.make_mask(memory)[0].sum())
     return [inside - facts.count for facts in raw.facts]
 
 
 def _coarse_counts(raw: RawCase, channel: int, zeros: int) -> Weights:
     """Voxels in each bin of high key halves."""
-    facts, dtype = raw.facts[channel], raw.record.dtypes[channel]
-    if is_narrow(dtype):
+    if is_narrow(raw.record.dtypes[channel]):
         keys, counts = _narrow_keys(raw, channel)
         coarse = _count(keys >> 16, counts)
     else:
-        coarse = facts.histogram.astype(np.float64)
+        coarse = raw.histogram(channel).astype(np.float64)
     coarse[ZERO_KEY >> 16] += zeros
     return coarse
 
@@ -185,7 +191,7 @@ def _coarse_counts(raw: RawCase, channel: int, zeros: int) -> Weights:
 def _narrow_keys(raw: RawCase, channel: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
     record = raw.record
     values, counts = histogram_values(
-        raw.facts[channel].histogram,
+        raw.histogram(channel),
         record.dtypes[channel],
         record.slopes[channel],
         record.intercepts[channel],
@@ -211,17 +217,19 @@ def merge(summaries: Sequence[Summary]) -> Summary:
 
 
 def refine_case(
-    out: Path, case: str, masked: bool, bins: list[list[int]], ignore_label: int | None
+    out: Path, case: str, masked: bool, bins: list[list[int]], ignore_label: int | None, memory: Memory
 ) -> list[Weights]:
     """For each channel the weights (bins, 65536) of one case's voxels by the low halves of their keys."""
     raw = RawCase(out, case)
-    zeros = _zeros_in_mask(raw, masked)
+    zeros = _zeros_in_mask(raw, masked, memory)
     weights = []
     for channel, wanted in enumerate(bins):
         count = raw.facts[channel].foreground_count + zeros[channel]
         contributes = count > 0 and (masked or raw.record.label is not None)
         fine = (
-            _fine_counts(raw, channel, wanted, ignore_label) if contributes else np.zeros((len(wanted), BINS))
+            _fine_counts(raw, channel, wanted, ignore_label, memory)
+            if contributes
+            else np.zeros((len(wanted), BINS))
         )
         if ZERO_KEY >> 16 in wanted:
             fine[wanted.index(ZERO_KEY >> 16), ZERO_KEY & 0xFFFF] += zeros[channel]
@@ -229,15 +237,20 @@ def refine_case(
     return weights
 
 
-def _fine_counts(raw: RawCase, channel: int, wanted: list[int], ignore_label: int | None) -> Weights:
+def _fine_counts(
+    raw: RawCase, channel: int, wanted: list[int], ignore_label: int | None, memory: Memory
+) -> Weights:
     if is_narrow(raw.record.dtypes[channel]):
         keys, counts = _narrow_keys(raw, channel)
         table = [_count(keys[keys >> 16 == b] & 0xFFFF, counts[keys >> 16 == b]) for b in wanted]
         return np.array(table, np.float64).reshape(len(wanted), BINS)
-    fine = np.zeros((len(wanted), BINS))
-    for box in raw.slabs():
-        foreground = raw.foreground(box, ignore_label)
-        fine += refine(raw.values(channel, box), 1.0, 0.0, foreground, wanted)
+    record, fine = raw.record, np.zeros((len(wanted), BINS))
+    cost = values_cost(math.prod(record.shape[1:]), raw.has_label, record.read_bytes)
+    depth = cost.fitting_depth(record.shape, memory)
+    with memory.hold(cost.bytes(depth)):
+        for box in raw.slabs(depth):
+            foreground = raw.foreground(box, ignore_label) if raw.has_label else None
+            fine += refine(raw.values(channel, box), 1.0, 0.0, foreground, wanted)
     return fine
 
 

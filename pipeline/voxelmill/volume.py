@@ -7,7 +7,7 @@ value that every rule speaks of is ``stored * slope + intercept``. Nothing here 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,15 @@ import numpy.typing as npt
 
 from voxelmill.geometry import Box, Geometry
 
+Convert = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
 
 @dataclass(frozen=True)
 class Slab:
-    """A run of whole slices: `data` (c, z, y, x) belongs at ``[channel:, z:]`` of the volume."""
+    """A run of whole slices: `data` (c, z, y, x) belongs at ``[channel:, z:]`` of the volume.
+
+    The data are valid until the next slab is asked for: readers use their memory again.
+    """
 
     channel: int
     z: int
@@ -43,7 +48,17 @@ class Volume(ABC):
         DICOM Modality ("CT", "MR"), where the source states one.
     notes : tuple of str
         What a user should know of how the source was read, a line each.
+    together : int
+        Channels that a slab holds: those that the file interleaves.
+    step : int
+        Slices that lie together in the file; slabs of other depths cost decoding them again.
+    is_random_access : bool
+        Whether `read` touches little more of the file than the box.
     """
+
+    together = 1
+    step = 1
+    is_random_access = False
 
     def __init__(
         self,
@@ -68,8 +83,8 @@ class Volume(ABC):
     def slabs(self, depth: int) -> Iterator[Slab]:
         """Every voxel once, in the order of the file, at most `depth` slices at a time.
 
-        A slab holds one channel, or all channels where the file interleaves them. Memory stays at a
-        few slabs whatever the size of the volume. The arrays may be read-only.
+        A slab holds `together` channels. Memory stays at one slab and `extra_bytes`, whatever the size of
+        the volume. The arrays may be read-only.
 
         Raises
         ------
@@ -77,22 +92,43 @@ class Volume(ABC):
             If the file ends early or its contents do not decode.
         """
 
-    def read(self, box: Box) -> npt.NDArray[Any]:
-        """Stored values of a (z, y, x) box, all channels: shape (c, *box.shape).
+    @property
+    def slice_bytes(self) -> int:
+        """Bytes of one slice of a slab."""
+        _, height, width = self.geometry.shape
+        return self.together * height * width * self.dtype.itemsize
 
-        Formats that can only be read forward start from the beginning; readers that can seek
-        override this.
-        """
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes that are held beside a slab while it is read."""
+        return 0
+
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """Stored values of a (z, y, x) box, all channels: shape (c, *box.shape)."""
         out = np.empty((self.channels, *box.shape), self.dtype)
-        for slab in self.slabs(depth=1):
-            if box.start[0] <= slab.z < box.stop[0]:
-                channels = slice(slab.channel, slab.channel + slab.data.shape[0])
-                rows, columns = box.slices[1:]
-                out[channels, slab.z - box.start[0]] = slab.data[:, 0, rows, columns]
+        self.fill(box.with_channels(0, self.channels), out)
         return out
+
+    def fill(self, box: Box, out: npt.NDArray[Any], convert: Convert | None = None) -> None:
+        """Put the stored values of a (c, z, y, x) box into `out`, each piece through `convert`.
+
+        Beside it no more is held than `extra_bytes` and one slice of the box. Formats that can only be read
+        forward start from the beginning; readers that can seek override this.
+        """
+        for slab in self.slabs(depth=1):
+            corner = (slab.channel, slab.z, 0, 0)
+            part = Box.whole(slab.data.shape).shift(corner).intersect(box)
+            if part.size:
+                inside = slab.data[part.shift([-n for n in corner]).slices]
+                put(out[part.shift([-n for n in box.start]).slices], inside, convert)
 
     def __repr__(self) -> str:
         shape = "x".join(str(n) for n in self.geometry.shape)
         spacing = "x".join(f"{s:.4g}" for s in self.geometry.spacing)
         channels = f"{self.channels} channels " if self.channels > 1 else ""
         return f"Volume {channels}{shape} {self.dtype}, {spacing} mm"
+
+
+def put(target: npt.NDArray[Any], values: npt.NDArray[Any], convert: Convert | None) -> None:
+    """Assign values of the target's shape, converted if that is asked for."""
+    target[...] = values if convert is None else convert(values)

@@ -22,6 +22,9 @@ Int64 = npt.NDArray[np.int64]
 
 BINS = 65536
 
+COUNTED = 2**18
+"""Labels that are counted at a time: they are widened for that, or sorted."""
+
 
 def bin_values(dtype: npt.DTypeLike, slope: float = 1.0, intercept: float = 0.0) -> Float32:
     """Values of the 65536 bins of a narrow type's histogram (integers of at most 16 bits)."""
@@ -89,8 +92,10 @@ def class_counts(labels: Array) -> dict[int, int]:
         raise ValueRuleError(f"labels are {labels.dtype}; integers are needed. Convert the label image.")
     counts: dict[int, int] = {}
     for plane in labels if labels.ndim > 1 else [labels]:
-        for label, n in zip(*_plane_counts(plane), strict=True):
-            counts[label] = counts.get(label, 0) + n
+        flat = plane.ravel()
+        for start in range(0, flat.size, COUNTED):
+            for label, n in zip(*_part_counts(flat[start : start + COUNTED]), strict=True):
+                counts[label] = counts.get(label, 0) + n
     return dict(sorted(counts.items()))
 
 
@@ -107,8 +112,8 @@ def zero_keys(dtype: npt.DTypeLike, slope: float, intercept: float) -> tuple[int
     return (int(zeros[0]), int(zeros[-1])) if len(zeros) else (BINS - 1, 0)
 
 
-def _plane_counts(labels: Array) -> tuple[list[int], list[int]]:
-    """Labels and their numbers in one slice: a table for small labels, sorting for others."""
+def _part_counts(labels: Array) -> tuple[list[int], list[int]]:
+    """Labels and their numbers in a part of a slice: a table for small labels, sorting for others."""
     if labels.size and labels.min() >= 0 and labels.max() < BINS:
         table = np.bincount(labels.ravel().astype(np.intp, copy=False))
         found = np.flatnonzero(table)

@@ -49,7 +49,7 @@ class Normalization:
 
         Parameters
         ----------
-        block : float32 array of any shape, NumPy or CuPy
+        block : float32 array of any shape, NumPy or CuPy; of two axes or more with a mask
         mask : bool array of the block's shape, optional
             Where it is False, voxels keep their raw value.
 
@@ -66,7 +66,8 @@ class Normalization:
         if block.dtype != np.float32:
             raise ValueError(f"block is {block.dtype}; normalisation works on float32 in place")
         if mask is not None:
-            block[mask] = self.apply(block[mask])
+            for part, inside in zip(block, mask, strict=True):  # slices are small beside the block
+                part[inside] = self.apply(part[inside])
             return block
         if self.lower is not None:
             block.clip(np.float32(self.lower), np.float32(self.upper), out=block)

@@ -6,6 +6,7 @@ In: where the bytes lie and how they are laid out. Out: a `PackedVolume`. Knows 
 from __future__ import annotations
 
 import io
+import mmap
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from voxelmill.errors import FormatError
 from voxelmill.geometry import Box, Geometry, Triple
 from voxelmill.readers import inflate
-from voxelmill.volume import Slab, Volume
+from voxelmill.volume import Convert, Slab, Volume, put
 
 
 @dataclass(frozen=True)
@@ -77,30 +78,41 @@ class PackedVolume(Volume):
     def __init__(self, geometry: Geometry, packing: Packing, *, channels: int = 1, **facts: Any) -> None:
         super().__init__(geometry, supported(packing.dtype), channels=channels, **facts)
         self._packing = packing
+        self.together = channels if packing.is_interleaved else 1
+        self.is_random_access = packing.codec is None
         self._check_size()
 
     def slabs(self, depth: int) -> Iterator[Slab]:
         """Every voxel once, in the order of the file; see `Volume.slabs`."""
         planes = 1 if self._packing.is_interleaved else self.channels
+        length = self.geometry.shape[0]
+        memory = self._empty(min(depth, length))
         with readable(), closing(self._packing.open()) as stream:
             found = 0
             for channel in range(planes):
-                for z in range(0, self.geometry.shape[0], depth):
-                    data = self._empty(min(depth, self.geometry.shape[0] - z))
+                for z in range(0, length, depth):
+                    data = self._first(memory, min(depth, length - z))
                     found += self._fill(stream, data, found)
                     yield Slab(channel, z, self._arrange(data))
             self._check_end(stream)
 
-    def read(self, box: Box) -> npt.NDArray[Any]:
-        """Stored values of a (z, y, x) box, all channels; maps the file where it is not compressed."""
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes held beside a slab: buffers of decompression, and a slice more that should not be there."""
+        return 0 if self._packing.codec is None else inflate.HELD_BYTES + self._slice_bytes()
+
+    def fill(self, box: Box, out: npt.NDArray[Any], convert: Convert | None = None) -> None:
+        """Put a (c, z, y, x) box into `out`; maps the file where it is not compressed."""
         if self._packing.codec is not None:
-            return super().read(box)
+            return super().fill(box, out, convert)
         at = self._packing
         with readable():
             mapped = np.memmap(at.path, at.dtype, "r", at.offset + at.skip, self._disk_shape())
-        if at.is_interleaved:
-            mapped = np.moveaxis(mapped, -1, 0)
-        return np.array(mapped[:, *box.slices], self.dtype, order="C")
+        volumes = np.moveaxis(mapped, -1, 0) if at.is_interleaved else mapped
+        for part in box.cells((1, 1, *self.geometry.shape[1:])):
+            plane = np.array(volumes[part.slices], self.dtype, order="C")
+            forget(mapped)
+            put(out[part.shift([-n for n in box.start]).slices], plane, convert)
 
     def _disk_shape(self) -> tuple[int, ...]:
         shape = self.geometry.shape
@@ -110,6 +122,10 @@ class PackedVolume(Volume):
         plane = self.geometry.shape[1:]
         shape = (slices, *plane, self.channels) if self._packing.is_interleaved else (1, slices, *plane)
         return np.empty(shape, self._packing.dtype)
+
+    def _first(self, memory: npt.NDArray[Any], slices: int) -> npt.NDArray[Any]:
+        """The front of what `_empty` made, for fewer slices."""
+        return memory[:slices] if self._packing.is_interleaved else memory[:, :slices]
 
     def _fill(self, stream: io.RawIOBase | io.BufferedIOBase, data: npt.NDArray[Any], before: int) -> int:
         try:
@@ -174,6 +190,12 @@ def open_stream(path: Path, codec: str | None, offset: int = 0) -> io.RawIOBase 
     if codec is None:
         return file
     return inflate.Bzip2(file) if codec == "bzip2" else inflate.Inflater(file, codec)
+
+
+def forget(mapped: np.memmap) -> None:
+    """Give up the pages of a mapped file that were read: they would count as memory of this process."""
+    pages: Any = mapped.base
+    pages.madvise(mmap.MADV_DONTNEED)
 
 
 def fill(stream: io.RawIOBase | io.BufferedIOBase, data: npt.NDArray[Any]) -> int:

@@ -19,7 +19,7 @@ from voxelmill.geometry import Box, Geometry
 from voxelmill.readers.common import Hints
 from voxelmill.readers.dicom_files import dicom_files
 from voxelmill.readers.dicom_series import Slice, choose_series, describe, read_slices, sort_slices
-from voxelmill.volume import Slab, Volume
+from voxelmill.volume import Convert, Slab, Volume, put
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
@@ -42,21 +42,30 @@ class _Series(Volume):
             notes=notes,
         )
 
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes held beside a slab: one slice as its file, decoded, and rescaled."""
+        return self.slice_bytes * (4 if self._is_uniform else 16)
+
     def slabs(self, depth: int) -> Iterator[Slab]:
-        for z in range(0, len(self._slices), depth):
-            yield Slab(0, z, self._stack(self._slices[z : z + depth], (slice(None), slice(None))))
+        """Every voxel once; see `Volume.slabs`."""
+        length, *plane = self.geometry.shape
+        memory = np.empty((1, min(depth, length), *plane), self.dtype)
+        for z in range(0, length, depth):
+            data = memory[:, : min(depth, length - z)]
+            for i in range(data.shape[1]):
+                data[0, i] = self._plane(z + i)
+            yield Slab(0, z, data)
 
-    def read(self, box: Box) -> npt.NDArray[Any]:
-        along, *plane = box.slices
-        return self._stack(self._slices[along], tuple(plane))
+    def fill(self, box: Box, out: npt.NDArray[Any], convert: Convert | None = None) -> None:
+        """Put a (c, z, y, x) box into `out`, slice by slice."""
+        for i, z in enumerate(range(box.start[1], box.stop[1])):
+            put(out[0, i], self._plane(z)[box.slices[2:]].astype(self.dtype), convert)
 
-    def _stack(self, slices: Sequence[Slice], plane: tuple[slice, ...]) -> npt.NDArray[Any]:
-        first = np.empty(self.geometry.shape[1:], bool)[plane]
-        out = np.empty((1, len(slices), *first.shape), self.dtype)
-        for z, piece in enumerate(slices):
-            stored = _decode(piece)[plane]
-            out[0, z] = stored if self._is_uniform else stored * piece.slope + piece.intercept
-        return out
+    def _plane(self, z: int) -> npt.NDArray[Any]:
+        piece = self._slices[z]
+        stored = _decode(piece)
+        return stored if self._is_uniform else stored * piece.slope + piece.intercept
 
 
 def _decode(piece: Slice) -> npt.NDArray[Any]:

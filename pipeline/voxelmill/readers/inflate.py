@@ -23,6 +23,8 @@ except ImportError:
 ERRORS: tuple[type[Exception], ...] = (zlib.error, standard_zlib.error, EOFError)
 MAX_RATIO = 1032  # deflate cannot pack more bytes than this into one
 _CHUNK = 1 << 18
+HELD_BYTES = 24 * _CHUNK
+"""Bytes that a stream holds at most: what was read, what it became, and what is left over."""
 _WINDOW_BITS = {"gzip": 31, "zlib": 15}
 
 

@@ -1,12 +1,13 @@
 """OME-Zarr 0.4 and 0.5: level 0 of the first multiscale image of a group.
 
-In: a folder. Out: a volume of channels, z, y, x whatever the order on disk, that decodes a chunk once.
+In: a folder. Out: a volume of channels, z, y, x whatever the order on disk.
 Beside the store, the one place that imports zarr. Writes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from voxelmill.errors import FormatError
 from voxelmill.geometry import Box, Geometry
 from voxelmill.readers.common import Hints, readable, supported
 from voxelmill.readers.folders import ome_metadata
-from voxelmill.readers.microscopy import Array, Latest, arrange
+from voxelmill.readers.microscopy import Array, arrange
 from voxelmill.readers.multiscales import Multiscale
-from voxelmill.volume import Slab, Volume
+from voxelmill.volume import Convert, Slab, Volume, put
+
+ONE_AT_A_TIME = {"threading.max_workers": 1, "async.concurrency": 1}
+"""zarr would hold ten chunks at a time."""
 
 _RESTORE = "Restore the image from its source."
 
@@ -42,39 +46,38 @@ class _Image(Volume):
         self._chunks = dict(zip(axes, array.chunks, strict=True))
         dtype = np.dtype(np.uint8) if array.dtype == bool else supported(array.dtype)
         super().__init__(geometry, dtype, channels=self._lengths.get("c", 1))
+        self.together = min(self._chunks.get("c", 1), self.channels)
+        self.step = min(self._chunks.get("z", 1), geometry.shape[0])
+        self.is_random_access = True
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes held beside a slab: one chunk, its encoding, and a shard's index."""
+        return 3 * prod(self._array.chunks) * self.dtype.itemsize
 
     def slabs(self, depth: int) -> Iterator[Slab]:
-        """Every voxel once, all channels of a chunk together; holds one layer of chunks beside the slab."""
-        step = self._chunks.get("c", 1)
-        for first in range(0, self.channels, step):
-            yield from self._group(slice(first, min(first + step, self.channels)), depth)
+        """Every voxel once, all channels of a chunk together; chunks thicker than slabs are decoded again."""
+        length, *plane = self.geometry.shape
+        memory = np.empty((self.together, min(depth, length), *plane), self.dtype)
+        for first in range(0, self.channels, self.together):
+            stop = min(first + self.together, self.channels)
+            for z in range(0, length, depth):
+                box = Box((first, z, 0, 0), (stop, min(z + depth, length), *plane))
+                data = memory[: box.shape[0], : box.shape[1]]
+                self.fill(box, data)
+                yield Slab(first, z, data)
 
-    def read(self, box: Box) -> Array:
-        return self._read(slice(0, self.channels), box)
+    def fill(self, box: Box, out: Array, convert: Convert | None = None) -> None:
+        """Put a (c, z, y, x) box into `out`, one chunk at a time."""
+        with readable(), zarr.config.set(ONE_AT_A_TIME):
+            for cell in box.cells([self._chunks.get(axis, 1) for axis in "czyx"]):
+                put(out[cell.shift([-n for n in box.start]).slices], self._decode(cell), convert)
 
-    def _group(self, channels: slice, depth: int) -> Iterator[Slab]:
-        """The slabs of some channels; a layer is one chunk thick."""
-        thick, (length, *plane) = self._chunks.get("z", 1), self.geometry.shape
-        layers = Latest(lambda n: self._read(channels, self._planes(n * thick, (n + 1) * thick)))
-        for z in range(0, length, depth):
-            stop = min(z + depth, length)
-            out = np.empty((channels.stop - channels.start, stop - z, *plane), self.dtype)
-            for n in range(z // thick, -(-stop // thick)):
-                low, high = max(z, n * thick), min(stop, (n + 1) * thick)
-                out[:, low - z : high - z] = layers[n][:, low - n * thick : high - n * thick]
-            yield Slab(channels.start, z, out)
-
-    def _planes(self, start: int, stop: int) -> Box:
-        length, height, width = self.geometry.shape
-        return Box((start, 0, 0), (min(stop, length), height, width))
-
-    def _read(self, channels: slice, box: Box) -> Array:
-        wanted = dict(zip("czyx", (channels, *box.slices), strict=True))
+    def _decode(self, box: Box) -> Array:
+        wanted = dict(zip("czyx", box.slices, strict=True))
         index = tuple(wanted.get(axis, 0) for axis in self._axes)  # of every other axis there is one
         kept = "".join(axis for axis in self._axes if axis in wanted)
-        with readable(), zarr.config.set({"threading.max_workers": 1}):
-            data = arrange(_decode(self._array, index), kept, "czyx")
-        return np.ascontiguousarray(data, self.dtype)
+        return arrange(_decode(self._array, index), kept, "czyx")
 
 
 def _decode(array: zarr.Array[Any], index: tuple[Any, ...]) -> Array:

@@ -19,9 +19,9 @@ from voxelmill.geometry import Box, Geometry
 from voxelmill.readers.common import Hints, readable
 from voxelmill.readers.folders import tiff_files
 from voxelmill.readers.microscopy import Array, complete_spacing
-from voxelmill.readers.tiff_pages import Layout, Plane, layout_of, open_tiff, plane_reader
+from voxelmill.readers.tiff_pages import Layout, Plane, is_contiguous, layout_of, open_tiff, plane_reader
 from voxelmill.readers.tiff_spacing import ome_pixels, stated_spacing
-from voxelmill.volume import Slab, Volume
+from voxelmill.volume import Convert, Slab, Volume, put
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
@@ -32,6 +32,7 @@ def open_volume(path: Path, hints: Hints) -> Volume:
     with open_tiff(files[0]) as tif:
         layout = layout_of(tif)
         plane_reader(tif, files[0], layout)  # refuses a file that is too short
+        is_mapped = len(files) == 1 and is_contiguous(tif)
         if len(files) > 1:
             _check_page(layout, ome_pixels(tif))
         elif tif.is_ome and tif.series[0].kind != "ome":
@@ -42,33 +43,43 @@ def open_volume(path: Path, hints: Hints) -> Volume:
         slices = layout.size("Z") * len(files)
         spacing = hints.spacing or complete_spacing(stated_spacing(tif), slices, "the TIFF")
     geometry = Geometry((slices, layout.size("Y"), layout.size("X")), spacing)
-    return _Pages(geometry, files, layout)
+    return _Pages(geometry, files, layout, is_mapped)
 
 
 class _Pages(Volume):
-    def __init__(self, geometry: Geometry, files: Sequence[Path], layout: Layout) -> None:
+    def __init__(self, geometry: Geometry, files: Sequence[Path], layout: Layout, is_mapped: bool) -> None:
         self._files = files
         self._layout = layout
         self._samples = layout.size("S")
         super().__init__(geometry, layout.dtype, channels=layout.size("C") * self._samples)
+        self.together = self._samples
+        self.is_random_access = is_mapped
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes held beside a slab: one page, and what it is decoded from."""
+        return 0 if self.is_random_access else 3 * self._layout.page_bytes
 
     def slabs(self, depth: int) -> Iterator[Slab]:
-        height, width = self.geometry.shape[1:]
-        with readable(), self._open() as plane:
+        """Every voxel once; see `Volume.slabs`."""
+        length, *plane = self.geometry.shape
+        memory = np.empty((self.together, min(depth, length), *plane), self.dtype)
+        with readable(), self._open() as pages:
             for channel in range(self._layout.size("C")):
-                for z in range(0, self.geometry.shape[0], depth):
-                    box = Box((z, 0, 0), (min(z + depth, self.geometry.shape[0]), height, width))
-                    yield Slab(channel * self._samples, z, self._stack(plane, channel, box))
+                for z in range(0, length, depth):
+                    data = memory[:, : min(depth, length - z)]
+                    for i in range(data.shape[1]):
+                        data[:, i] = pages(channel, z + i)
+                    yield Slab(channel * self._samples, z, data)
 
-    def read(self, box: Box) -> Array:
-        with readable(), self._open() as plane:
-            return np.concatenate([self._stack(plane, c, box) for c in range(self._layout.size("C"))])
-
-    def _stack(self, plane: Plane, channel: int, box: Box) -> Array:
-        out = np.empty((self._samples, *box.shape), self.dtype)
-        for z in range(box.start[0], box.stop[0]):
-            out[:, z - box.start[0]] = plane(channel, z)[:, *box.slices[1:]]
-        return out
+    def fill(self, box: Box, out: Array, convert: Convert | None = None) -> None:
+        """Put a (c, z, y, x) box into `out`, page by page."""
+        with readable(), self._open() as pages:
+            for part in box.cells((self._samples, 1, *self.geometry.shape[1:])):
+                first, z = part.start[0] // self._samples, part.start[1]
+                samples = slice(part.start[0] % self._samples, (part.stop[0] - 1) % self._samples + 1)
+                page = np.ascontiguousarray(pages(first, z)[samples, *part.slices[2:]], self.dtype)
+                put(out[part.shift([-n for n in box.start]).slices], page[:, None], convert)
 
     @contextmanager
     def _open(self) -> Iterator[Plane]:

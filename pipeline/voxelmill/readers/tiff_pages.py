@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 
 from voxelmill.errors import FormatError, VoxelmillError
-from voxelmill.readers.common import supported
+from voxelmill.readers.common import forget, supported
 from voxelmill.readers.microscopy import Array, Latest, arrange
 
 Plane = Callable[[int, int], Array]
@@ -51,6 +51,11 @@ class Layout:
     def size(self, axis: str) -> int:
         """Length of an axis; 1 where it is not there."""
         return self.shape[self.axes.index(axis)] if axis in self.axes else 1
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page."""
+        return prod(self.shape[-self.within :]) * self.dtype.itemsize
 
     def page(self, channel: int, z: int) -> int:
         """Number of the page that holds a plane."""
@@ -125,10 +130,15 @@ def plane_reader(tif: tifffile.TiffFile, path: Path, layout: Layout) -> Plane:
     FormatError
         If the file ends before its voxels do.
     """
-    series = tif.series[0]
     with _understood():
-        offset = series.dataoffset
-    return _paged(series, layout) if offset is None else _mapped(path, layout, offset, tif)
+        offset = tif.series[0].dataoffset
+    return _paged(tif.series[0], layout) if offset is None else _mapped(path, layout, offset, tif)
+
+
+def is_contiguous(tif: tifffile.TiffFile) -> bool:
+    """Whether the voxels of an open file lie uncompressed, one after another."""
+    with _understood():
+        return tif.series[0].dataoffset is not None
 
 
 def _mapped(path: Path, layout: Layout, offset: int, tif: tifffile.TiffFile) -> Plane:
@@ -138,8 +148,14 @@ def _mapped(path: Path, layout: Layout, offset: int, tif: tifffile.TiffFile) -> 
             f"the tags ask for {wanted} bytes of voxels, the TIFF holds {max(found, 0)}. {_RESTORE}"
         )
     dtype = layout.dtype.newbyteorder(tif.byteorder)
-    view = arrange(np.memmap(path, dtype, "r", offset, layout.shape), layout.axes, "CZSYX")
-    return lambda channel, z: np.asarray(view[channel, z])
+    mapped = np.memmap(path, dtype, "r", offset, layout.shape)
+    view = arrange(mapped, layout.axes, "CZSYX")
+
+    def read(channel: int, z: int) -> Array:
+        forget(mapped)
+        return np.asarray(view[channel, z])
+
+    return read
 
 
 def _paged(series: tifffile.TiffPageSeries, layout: Layout) -> Plane:

@@ -1,0 +1,204 @@
+"""The opened files of a case: what they are stored as, which values are refused, what a slab of them costs.
+
+In: volumes. Out: types, finite values, whole labels, bytes. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from voxelmill.errors import FormatError, GeometryError, ValueRuleError
+from voxelmill.geometry import Shape
+from voxelmill.kernels.histogram import class_counts
+from voxelmill.kernels.keys import rescale
+from voxelmill.kernels.locations import MOST_CLASSES
+from voxelmill.memory import SlabCost, image_cost, label_cost
+from voxelmill.volume import Volume
+
+Array = npt.NDArray[Any]
+
+TOLERANCE = 0.1
+"""Voxels by which corners of channels and label may lie apart and still count as one grid."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A case's images, one or more channels each, and its label."""
+
+    volumes: Sequence[Volume]
+    label: Volume | None
+    is_in_place: bool = False
+    """Whether the images stay where they are."""
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along z, y, x."""
+        return self.volumes[0].geometry.shape
+
+    @property
+    def channels(self) -> int:
+        """Channels of all images."""
+        return sum(v.channels for v in self.volumes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type that holds the stored values of all channels."""
+        return np.result_type(*(stored_dtype(v) for v in self.volumes))
+
+    def check_grids(self) -> None:
+        """Refuse channels and a label that do not share one grid; the displacement is in the message."""
+        first = self.volumes[0].geometry
+        others = [(f"channel {i}", v) for i, v in enumerate(self.volumes)]
+        if self.label is not None:
+            others.append(("the label", self.label))
+        for what, volume in others:
+            geometry = volume.geometry
+            if geometry.shape != first.shape:
+                raise GeometryError(
+                    f"{what} has {geometry.shape} voxels (z, y, x), channel 0 has {first.shape}; one grid is "
+                    "needed. Resample it onto channel 0."
+                )
+            if (apart := first.displacement(geometry)) > TOLERANCE:
+                raise GeometryError(
+                    f"{what} lies {apart:.3g} voxels away from channel 0 at its farthest corner; at most "
+                    f"{TOLERANCE} is accepted. Mend its header, or resample it onto channel 0."
+                )
+        if self.label is not None and self.label.channels != 1:
+            raise FormatError(
+                f"the label has {self.label.channels} channels, expected 1. Merge them into one image."
+            )
+
+    def image_cost(self) -> SlabCost:
+        """Memory of the most demanding image."""
+        costs = (image_cost(v, self.channels, stored_dtype(v), self.label is not None) for v in self.volumes)
+        return max(costs, key=lambda cost: cost.bytes(cost.step))
+
+    def label_cost(self) -> SlabCost | None:
+        """Memory of the label."""
+        return None if self.label is None else label_cost(self.label, label_dtype(self.label))
+
+
+def stored_dtype(volume: Volume) -> np.dtype[Any]:
+    """Type in the raw store; rescaled floats are stored as their values."""
+    if volume.dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if volume.dtype.kind not in "iuf":
+        raise FormatError(f"voxels are {volume.dtype}; real numbers are needed. Convert the image.")
+    return np.dtype(np.float32) if _is_rescaled_float(volume) else volume.dtype
+
+
+def rescaling(volume: Volume) -> tuple[float, float]:
+    """Slope and intercept that stored values still need."""
+    return (1.0, 0.0) if _is_rescaled_float(volume) else (volume.slope, volume.intercept)
+
+
+def _is_rescaled_float(volume: Volume) -> bool:
+    return volume.dtype.kind == "f" and (volume.slope, volume.intercept) != (1.0, 0.0)
+
+
+def as_stored(data: Array, volume: Volume, nonfinite: str, z: int = 0) -> Array:
+    """Voxels (..., y, x) of a volume as they are stored, every one finite; slice by slice.
+
+    Parameters
+    ----------
+    nonfinite : {"fail", "zero"}
+        What voxels do that are NaN, infinite, or beyond float32.
+    z : int
+        Where the slices begin, for the message.
+
+    Raises
+    ------
+    ValueRuleError
+        If a voxel is not finite and shall fail.
+    """
+    dtype = stored_dtype(volume)
+    if dtype.kind != "f":
+        return data.astype(dtype, copy=False)
+    out = data if data.dtype == dtype and data.flags.writeable else np.empty(data.shape, dtype)
+    for at in np.ndindex(data.shape[:-2]):
+        plane = data[at]
+        if _is_rescaled_float(volume):
+            plane = rescale(plane, volume.slope, volume.intercept)
+        finite = np.isfinite(rescale(plane) if dtype.itemsize > 4 else plane)
+        if not finite.all():
+            if nonfinite == "fail":
+                raise ValueRuleError(
+                    f"{int(finite.size - finite.sum())} voxels of slice {z + at[-1]} are NaN, infinite or "
+                    "beyond float32; finite values are needed. Mend the file, or accept them as zero: "
+                    "--set nonfinite=zero."
+                )
+            plane = np.where(finite, plane, dtype.type(0))
+        out[at] = plane
+    return out
+
+
+def label_dtype(label: Volume) -> np.dtype[Any]:
+    """Integer type that holds the labels a type can state; floats must turn out whole."""
+    if label.dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if _is_whole(label):
+        return label.dtype
+    return np.dtype(np.int64 if label.dtype.itemsize > 4 else np.int32)
+
+
+def _is_whole(label: Volume) -> bool:
+    return label.dtype.kind in "iub" and (label.slope, label.intercept) == (1.0, 0.0)
+
+
+def whole_numbers(stored: Array, label: Volume, z: int) -> Array:
+    """Labels (z, y, x) as integers; `z` is where the slices begin.
+
+    Raises
+    ------
+    ValueRuleError
+        If one is not whole, or does not fit.
+    """
+    dtype = label_dtype(label)
+    if _is_whole(label):
+        return stored.astype(dtype, copy=False)
+    out = np.empty(stored.shape, dtype)
+    for i, plane in enumerate(stored):
+        values = plane.astype(np.float64) * label.slope + label.intercept
+        wrong = ~np.isfinite(values) | (np.rint(values) != values) | (np.abs(values) > np.iinfo(dtype).max)
+        if wrong.any():
+            raise ValueRuleError(
+                f"the label holds {values[wrong][0]:g} in {int(wrong.sum())} voxels of slice {z + i}; whole "
+                "numbers are needed. Round it, or write it as integers."
+            )
+        out[i] = values
+    return out
+
+
+@dataclass
+class LabelTally:
+    """Voxels of each label, and of instances all together: more than `MOST_CLASSES` labels are instances.
+
+    Attributes
+    ----------
+    counts : dict
+        By label; for instances 0 counts the background and 1 the foreground.
+    """
+
+    counts: dict[int, int] = field(default_factory=dict)
+    low: int | None = None
+    high: int | None = None
+    is_instances: bool = False
+
+    def add(self, labels: Array) -> None:
+        """Take in slices (z, y, x)."""
+        for plane in labels:
+            found = class_counts(plane)
+            self.low = min(found) if self.low is None else min(self.low, *found)
+            self.high = max(found) if self.high is None else max(self.high, *found)
+            for value, number in found.items():
+                key = int(value > 0) if self.is_instances else value
+                self.counts[key] = self.counts.get(key, 0) + number
+            if not self.is_instances and sum(value > 0 for value in self.counts) > MOST_CLASSES:
+                self.is_instances = True
+                foreground = sum(n for value, n in self.counts.items() if value > 0)
+                self.counts = {0: sum(self.counts.values()) - foreground, 1: foreground}

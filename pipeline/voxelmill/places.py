@@ -1,0 +1,90 @@
+"""Images that are read in place: where they lie, and their voxels as the raw store would hold them.
+
+In: OUT and a case. Out: something that is read box by box, like an array of the raw store. The paths are kept
+in OUT/logs, since stores hold none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxelmill.document import write_text
+from voxelmill.errors import StoreError
+from voxelmill.geometry import Box
+from voxelmill.incoming import Array, as_stored
+from voxelmill.readers import open_volume
+from voxelmill.sources import CaseSource
+from voxelmill.volume import Convert, Volume
+
+FOLDER = Path("logs", "in_place")
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """The images of a case, one after another along the channels.
+
+    Attributes
+    ----------
+    nonfinite : {"fail", "zero"}
+        What voxels do that are not finite.
+    """
+
+    volumes: Sequence[Volume]
+    nonfinite: str
+
+    def fill(self, box: Box, out: Array, convert: Convert | None = None) -> None:
+        """Put the stored values of a (c, z, y, x) box into `out`, each piece through `convert`."""
+        first = 0
+        for volume in self.volumes:
+            part = Box.whole((volume.channels, *volume.geometry.shape)).shift((first, 0, 0, 0)).intersect(box)
+            if part.size:
+                target = out[part.start[0] - box.start[0] : part.stop[0] - box.start[0]]
+                volume.fill(part.shift((-first, 0, 0, 0)), target, self._through(volume, convert))
+            first += volume.channels
+
+    def _through(self, volume: Volume, convert: Convert | None) -> Convert:
+        def stored(data: Array) -> Array:
+            values = as_stored(data, volume, self.nonfinite)
+            return values if convert is None else convert(values)
+
+        return stored
+
+
+def remember_place(out: Path, source: CaseSource) -> None:
+    """Keep where the images of a case lie."""
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    place = {"channels": [str(p) for p in source.channels], "spacing": source.spacing}
+    write_text(_file(out, source.case), json.dumps(place))
+
+
+def is_known(out: Path, case: str) -> bool:
+    """Whether it is known where the images of a case lie."""
+    return _file(out, case).exists()
+
+
+def open_place(out: Path, case: str, nonfinite: str) -> InPlace:
+    """Open the images of a case where they lie.
+
+    Raises
+    ------
+    StoreError
+        If that is not known any more.
+    FormatError
+        If a file is not there any more.
+    """
+    try:
+        place = json.loads(_file(out, case).read_text())
+    except (OSError, ValueError):
+        raise StoreError(
+            f"case {case} is read in place, but OUT/logs does not say where any more. Run `voxelmill ingest "
+            "SOURCE OUT` again."
+        ) from None
+    spacing = place["spacing"] and tuple(place["spacing"])
+    return InPlace([open_volume(Path(p), spacing=spacing) for p in place["channels"]], nonfinite)
+
+
+def _file(out: Path, case: str) -> Path:
+    return out / FOLDER / f"{case}.json"

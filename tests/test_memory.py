@@ -1,0 +1,176 @@
+"""Memory: what a worker takes in each stage stays below what was planned, and the plan is no idle guess."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import tifffile
+import zarr
+from readers_support import save_series, series
+
+from voxelmill.cluster import connect
+from voxelmill.config import make_config
+from voxelmill.graph import Engine
+from voxelmill.pipeline import Job
+from voxelmill.progress import Reporter
+
+SHAPE = (56, 1400, 1600)
+"""240 MiB of int16, 480 MiB of float32; 4 MiB of int16 a slice."""
+
+LIMITS = [None, "300MiB"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def worker():
+    """One worker process, as a local cluster starts it."""
+    with connect("local", 1) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def voxels():
+    """Noise that compresses and decompresses quickly, and a margin of zeros."""
+    tile = np.random.default_rng(0).normal(1000, 300, (SHAPE[0], 100, 100)).astype("i2")
+    whole = np.tile(tile, (1, 14, 16))
+    whole[:, :40], whole[:, :, -30:] = 0, 0
+    whole[20:24, 700:720] = 0
+    return whole
+
+
+@pytest.fixture(scope="module")
+def labels():
+    blocks = np.random.default_rng(1).integers(0, 4, (14, 70, 80)).astype("u1")
+    return np.kron(blocks, np.ones((4, 20, 20), "u1"))
+
+
+def save(name):
+    def by_itk(folder, array):
+        image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
+        writer = sitk.ImageFileWriter()
+        writer.SetFileName(str(folder / name))
+        writer.SetUseCompression(name.startswith("z"))
+        writer.SetCompressionLevel(1)
+        writer.Execute(image)
+
+    return by_itk
+
+
+def save_big_endian(folder, array):
+    """A scaled NIfTI of the other byte order."""
+    import nibabel
+
+    image = nibabel.Nifti1Image(array.T.astype(">i2"), np.eye(4), nibabel.Nifti1Header(endianness=">"))
+    image.header.set_slope_inter(0.5, -20)
+    nibabel.save(image, folder / "big.nii")
+
+
+def save_npy(folder, array):
+    np.save(folder / "a.npy", array)
+    (folder / "a.json").write_text('{"spacing": [1, 1, 1]}')
+
+
+def save_tiff(**how):
+    def by_tifffile(folder, array):
+        tifffile.imwrite(
+            folder / "a.tif", array, imagej=False, resolution=(10, 10), resolutionunit="CENTIMETER",
+            metadata={"axes": "ZYX", "spacing": 1.0, "unit": "mm"}, photometric="minisblack", **how,
+        )  # fmt: skip
+        (folder / "a.json").write_text('{"spacing": [1, 1, 1]}')
+
+    return by_tifffile
+
+
+def save_stack(folder, array):
+    (folder / "a").mkdir()
+    for z, page in enumerate(array):
+        tifffile.imwrite(folder / "a" / f"{z:03}.tif", page, compression="zlib")
+    (folder / "a.json").write_text('{"spacing": [1, 1, 1]}')
+
+
+def save_dicom(folder, array):
+    save_series(folder / "a", list(series(array)))
+
+
+def save_ome_zarr(folder, array):
+    """Chunks thicker than a slab within 300 MiB."""
+    group = zarr.open_group(folder / "a.ome.zarr", mode="w", zarr_format=3)
+    group.create_array("0", shape=array.shape, chunks=(32, 256, 256), dtype=array.dtype)[:] = array
+    axes = [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"]
+    scale = [{"type": "scale", "scale": [1, 1, 1]}]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+
+
+WRITERS = {
+    "nifti": save("a.nii"),
+    "nifti, gzip": save("z.nii.gz"),
+    "nifti, big-endian, scaled": save_big_endian,
+    "metaimage": save("a.mhd"),
+    "metaimage, zlib": save("z.mha"),
+    "nrrd": save("a.nrrd"),
+    "nrrd, gzip": save("z.nrrd"),
+    "npy": save_npy,
+    "tiff": save_tiff(),
+    "tiff, tiled, deflate": save_tiff(compression="zlib", tile=(256, 256), bigtiff=True),
+    "tiff, stack": save_stack,
+    "dicom": save_dicom,
+    "ome-zarr": save_ome_zarr,
+}
+
+
+def run(folder, worker, limit, **settings):
+    """All stages on one worker; planned and measured bytes of each."""
+    config = make_config({"memory_limit": limit, "target_spacing": [1.5, 1.25, 1.25], **settings})
+    job = Job(folder.parent / "out", config)
+    report = job.run(job.discover(folder), Engine(worker, Reporter()))
+    assert report.failed == []
+    planned = json.loads((job.out / "plan.json").read_text())["peak_bytes"]
+    return planned, report.stage_peak_bytes
+
+
+def check(planned, measured, limit):
+    for stage, peak in measured.items():
+        said = f"{stage}: planned {planned[stage] >> 20} MiB, measured {peak >> 20} MiB"
+        assert planned[stage] / 2 <= peak <= planned[stage], said
+        assert limit is None or planned[stage] <= 300 * 2**20, said
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_reader(tmp_path, worker, voxels, name, limit):
+    (tmp_path / "in").mkdir()
+    WRITERS[name](tmp_path / "in", voxels)
+    check(*run(tmp_path / "in", worker, limit, channels=["CT" if name == "dicom" else "zscore"]), limit)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("name", ["nifti", "npy", "tiff", "ome-zarr"])
+def test_images_read_in_place(tmp_path, worker, voxels, name, limit):
+    (tmp_path / "in").mkdir()
+    WRITERS[name](tmp_path / "in", voxels)
+    check(*run(tmp_path / "in", worker, limit, channels=["zscore"], ingest={"copy": False}), limit)
+    assert not list((tmp_path / "out").glob("raw.zarr/*/image"))
+
+
+CASES = {
+    "float": ("f4", {}),
+    "double": ("f8", {}),
+    "order 0": ("i2", {"order": 0}),
+    "anti-aliased": ("i2", {"anti_alias": True, "target_spacing": [1.0, 4.0, 4.0]}),
+    "separate axis": ("i2", {"target_spacing": [1.0, 0.3, 0.3], "store": {"shard_mib": 64}}),
+    "mask": ("i2", {"labels": "linear", "outside_label": -1}),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("name", CASES)
+def test_every_way_through(tmp_path, worker, voxels, labels, name, limit):
+    dtype, settings = CASES[name]
+    (tmp_path / "in").mkdir()
+    save("image.nii")(tmp_path, (voxels[:28] + (0.25 if dtype != "i2" else 0)).astype(dtype))
+    save("zlabel.nii.gz")(tmp_path, labels[:28])
+    (tmp_path / "in" / "cases.csv").write_text("case,CT,label\na,../image.nii,../zlabel.nii.gz\n")
+    check(*run(tmp_path / "in" / "cases.csv", worker, limit, **settings), limit)
