@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813
+import zarr
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -118,6 +119,17 @@ def save_series(folder: Path, pieces: list[FileDataset], names: list[str] | None
         name = names[n] if names else f"IM{len(list(folder.iterdir())):04d}"
         pydicom.dcmwrite(folder / name, piece)
     return folder
+
+
+def save_ome_zarr(path: Path, array: np.ndarray, spacing: tuple = (1, 1, 1), chunk: tuple = (32, 256, 256)):
+    """OME-Zarr 0.5 of one level, with axes z, y, x in millimetres."""
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    chunks = tuple(min(c, n) for c, n in zip(chunk, array.shape, strict=True))
+    group.create_array("0", shape=array.shape, chunks=chunks, dtype=array.dtype)[:] = array
+    axes = [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"]
+    scale = [{"type": "scale", "scale": list(spacing)}]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
 
 
 def training_files(out):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
-import zarr
-from readers_support import save_series, series
+from readers_support import save_ome_zarr, save_series, series
 
 from voxelmill.cluster import connect
 from voxelmill.config import make_config
@@ -94,14 +93,9 @@ def save_dicom(folder, array):
     save_series(folder / "a", list(series(array)))
 
 
-def save_ome_zarr(folder, array):
+def save_chunks(folder, array):
     """Chunks thicker than a slab within 300 MiB."""
-    group = zarr.open_group(folder / "a.ome.zarr", mode="w", zarr_format=3)
-    group.create_array("0", shape=array.shape, chunks=(32, 256, 256), dtype=array.dtype)[:] = array
-    axes = [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"]
-    scale = [{"type": "scale", "scale": [1, 1, 1]}]
-    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+    save_ome_zarr(folder / "a.ome.zarr", array)
 
 
 WRITERS = {
@@ -117,7 +111,7 @@ WRITERS = {
     "tiff, tiled, deflate": save_tiff(compression="zlib", tile=(256, 256), bigtiff=True),
     "tiff, stack": save_stack,
     "dicom": save_dicom,
-    "ome-zarr": save_ome_zarr,
+    "ome-zarr": save_chunks,
 }
 
 

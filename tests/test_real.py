@@ -6,8 +6,11 @@ import pytest
 import reference
 import runs
 import SimpleITK as sitk  # noqa: N813
+import tifffile
 from datasets import Grid, write_rows
-from readers_support import DATA
+from readers_support import DATA, save_ome_zarr, save_series, series
+
+from voxelmill.cases import RawCase
 
 pytestmark = [
     pytest.mark.real,
@@ -203,3 +206,87 @@ class TestNifti:
         for name, path in (("anatomical", "nibabel/anatomical.nii"), ("aniso_vox", "dipy/aniso_vox.nii.gz")):
             cases[name], _ = read(path)
         runs.compare(tmp_path / "out", reference.run(cases, ["0"])[0])
+
+
+class TestFormats:
+    """One volume in every format that can hold it ends as the same training set."""
+
+    SPACING = (5.0, 0.5703125, 0.5703125)
+
+    @staticmethod
+    def save_all(folder, name, array):
+        """The same voxels as each library writes them; returns the path in each format."""
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(TestFormats.SPACING[::-1])
+        paths = {}
+        for ending in ("nii", "nii.gz", "mha", "mhd", "nrrd", "nhdr"):
+            paths[ending] = folder / f"{name}.{ending}"
+            sitk.WriteImage(image, str(paths[ending]), ending in ("mha", "nrrd"))
+        paths["npy"], paths["tif"] = folder / f"{name}.npy", folder / f"{name}.tif"
+        np.save(paths["npy"], array)
+        tifffile.imwrite(paths["tif"], array, compression="zlib", photometric="minisblack")
+        paths["stack"] = folder / f"{name}_pages"
+        paths["stack"].mkdir()
+        for z, page in enumerate(array):
+            tifffile.imwrite(paths["stack"] / f"{z:03}.tif", page)
+        paths["ome.zarr"] = folder / f"{name}.ome.zarr"
+        save_ome_zarr(paths["ome.zarr"], array, TestFormats.SPACING)
+        return paths
+
+    @pytest.mark.slow
+    def test_lung_in_every_format(self, tmp_path):
+        image, label = (sitk.GetArrayFromImage(sitk.ReadImage(str(DATA / path))) for path in LUNG)
+        images, labels = self.save_all(tmp_path, "image", image), self.save_all(tmp_path, "label", label)
+        images["dicom"], labels["dicom"] = tmp_path / "series", tmp_path / "beside.nrrd"
+        beside = sitk.ReadImage(str(labels["nrrd"]))
+        beside.SetOrigin((-10, 20, -30))  # of `series`
+        sitk.WriteImage(beside, str(labels["dicom"]))
+        tags = {"PixelSpacing": list(self.SPACING[1:])}
+        save_series(images["dicom"], list(series((image + 1024).astype("i2"), step=self.SPACING[0], **tags)))
+        spacing = ",".join(str(s) for s in self.SPACING)
+        header = "case,CT,label,spacing"
+        found = {}
+        for name, path in images.items():
+            (tmp_path / "cases.csv").write_text(f'{header}\nlung,{path},{labels[name]},"{spacing}"\n')
+            for copy in (True, False):
+                out = tmp_path / f"{name}-{copy}"
+                report = runs.process(
+                    tmp_path / "cases.csv", out, target_spacing=(3.0, 0.8, 0.75), ingest={"copy": copy}
+                )
+                assert report.failed == [], name
+                group = runs.group(out, "lung")
+                found[out.name] = {key: group[key][:] for key in ("image", "label")}
+        first = found["nrrd-True"]
+        assert {k for k, v in found.items() if not np.array_equal(v["image"], first["image"])} == set()
+        assert {k for k, v in found.items() if not np.array_equal(v["label"], first["label"])} == set()
+        reference_case, _ = read(LUNG[0], label=LUNG[1])
+        expected, _ = reference.run({"lung": reference_case}, ["CT"], target=(3.0, 0.8, 0.75))
+        np.testing.assert_array_equal(first["label"], expected["lung"].label)
+        assert np.abs(first["image"][0] - expected["lung"].image[0]).max() <= 1e-5 * np.ptp(
+            expected["lung"].image[0]
+        )
+
+
+class TestMicroscopy:
+    """A confocal stack with 51 labelled nuclei, which states no spacing along z."""
+
+    ROW = {"channel": "stardist/img3d.tif", "label": "stardist/mask3d.tif"}
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("limit", [None, "300MiB"])
+    def test_nuclei(self, tmp_path, limit):
+        row = {name: str(DATA / path) for name, path in self.ROW.items()}
+        write_rows(tmp_path / "cases.csv", [{"case": "a", **row, "spacing": "0.001,0.0005,0.0005"}])
+        out, target = tmp_path / "out", (0.0008, 0.0006, 0.0006)
+        report = runs.process(tmp_path / "cases.csv", out, target_spacing=target, memory_limit=limit)
+        assert report.failed == []
+        image, mask = (tifffile.imread(DATA / path) for path in self.ROW.values())
+        case = reference.ReferenceCase(image[None].astype("f4"), mask, (0.001, 0.0005, 0.0005))
+        expected, _ = reference.run({"a": case}, ["channel"], target=target)
+        runs.compare(out, expected)
+        record = RawCase(out, "a").record.label
+        assert not record.is_instances
+        assert sum(value > 0 for value in record.counts) == 51
+        locations = RawCase(out, "a").locations()
+        assert np.array_equal(mask[tuple(locations[:, 1:].T)], locations[:, 0])
+        assert np.array_equal(np.unique(locations[:, 0]), np.unique(mask)[1:])

@@ -34,10 +34,10 @@ SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
-    # Memory of up to 4 MiB is used again instead of being asked for anew, piece by piece: a quarter of the
+    # Memory of up to 2 MiB is used again instead of being asked for anew, piece by piece: a quarter of the
     # time of a shard. Larger arrays are given back at once.
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 4 * 2**20,
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 32 * 2**20,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2 * 2**20,
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 8 * 2**20,
     # A worker would keep an hour of profiles: half a megabyte for each case, seen on small ones.
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.allowed-failures": 2,

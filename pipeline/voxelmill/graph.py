@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from dask.delayed import Delayed, delayed
-from distributed import Client, Future, as_completed
+from distributed import Client, Future, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
 
 from voxelmill.errors import MemoryLimitError, StageError, VoxelmillError
@@ -129,6 +129,13 @@ class Engine:
     def threads(self) -> int:
         """Tasks that a worker process runs at a time."""
         return 1 if self.client is None else max(self.client.nthreads().values(), default=1)
+
+    @property
+    def local_workers(self) -> int:
+        """Processes that share this machine's memory; 0 where the cluster is none of ours."""
+        if self.client is None:
+            return 1
+        return len(self.client.nthreads()) if isinstance(self.client.cluster, LocalCluster) else 0
 
     def run(self, stage: str, tasks: Iterable[Task], total: int, kept: int = 0) -> list[Outcome]:
         """Run `total` tasks; `kept` more were found done. Values are numbers of voxels."""

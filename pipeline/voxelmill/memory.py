@@ -28,7 +28,7 @@ from voxelmill.volume import Volume
 
 PROC = Path("/proc/self")
 
-BASE_BYTES = 175 * 2**20
+BASE_BYTES = 200 * 2**20
 """Resident memory of a worker process with all libraries and compiled kernels loaded; measured."""
 
 HISTOGRAM_BYTES = 8 * BINS

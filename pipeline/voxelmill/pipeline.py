@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from voxelmill.cases import list_cases
 from voxelmill.cluster import connect
 from voxelmill.config import Config, make_config
@@ -122,7 +124,9 @@ class Job:
         self.ingest(sources, engine)
         if len(self.failed()) < len(sources.cases):
             fingerprint = self.fingerprint(engine)
-            self.preprocess(self.plan(fingerprint, engine.threads), engine)
+            plan = self.plan(fingerprint, engine.threads)
+            _say_memory(plan, engine.local_workers)
+            self.preprocess(plan, engine)
         return self.report([c.case for c in sources.cases])
 
     def ingest(self, sources: Sources, engine: Engine) -> None:
@@ -183,3 +187,16 @@ class Job:
         report = make_report(cases, self.outcomes, written, self.stages, self.peak_bytes, seconds)
         report.save(self.out)
         return report
+
+
+def _say_memory(plan: Plan, workers: int) -> None:
+    """What the run will take, and whether this machine has it."""
+    peak, total = max(plan.peak_bytes.values()), psutil.virtual_memory().total
+    logger.info("plan: a worker takes at most %.0f MiB of memory", peak / 2**20)
+    if workers * peak > total:
+        logger.warning(
+            "%d workers may take %.1f GiB, this machine has %.1f GiB: pass --memory-limit or fewer --workers",
+            workers,
+            workers * peak / 2**30,
+            total / 2**30,
+        )
