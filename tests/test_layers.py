@@ -36,7 +36,7 @@ ALLOWED = {
     "cupyx": {"kernels.backend"},
     "zarr": {"store", "readers.ome_zarr", "readers.multiscales"},
     "numcodecs": {"shards"},
-    "google_crc32c": {"shards"},
+    "google_crc32c": {"shards", "checksum"},
     "SimpleITK": {"readers", "phantoms"},
     "nibabel": {"readers", "phantoms"},
     "pydicom": {"readers", "phantoms"},

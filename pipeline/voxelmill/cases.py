@@ -175,7 +175,12 @@ class RawCase:
         attributes = store.read_attributes(self.root, self.case)
         if not attributes:
             raise StoreError(f"case {self.case} is not in the raw store. Run `voxelmill ingest` again.")
-        return CaseRecord.model_validate(attributes)
+        try:
+            return CaseRecord.model_validate(attributes)
+        except ValidationError:
+            raise StoreError(
+                f"case {self.case} in the raw store is of another version or damaged. Run `voxelmill ingest`."
+            ) from None
 
     @property
     def root(self) -> Path:
@@ -304,7 +309,7 @@ class RawCase:
         try:
             is_readable = not self.record.is_in_place or is_known(self.out, self.case)
             return is_readable and all(self._is_whole(f"{self.case}/{name}") for name in self._arrays)
-        except (StoreError, ValidationError):
+        except StoreError:
             return False
 
     @property

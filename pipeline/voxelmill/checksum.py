@@ -6,9 +6,13 @@ In: a `CaseSource`. Out: numbers and a checksum, neither of which tells a file's
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import google_crc32c
 
 from voxelmill.readers import data_files
 from voxelmill.sources import CaseSource
@@ -52,5 +56,11 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _digest(file: Path) -> bytes:
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).digest()
+    """Length and two cyclic checksums, as fast as any disk; BLAKE2 would take a second a gigabyte."""
+    length = castagnoli = ethernet = 0
+    with file.open("rb", buffering=0) as f:
+        while part := f.read(1 << 20):
+            length += len(part)
+            castagnoli = google_crc32c.extend(castagnoli, part)
+            ethernet = zlib.crc32(part, ethernet)
+    return struct.pack("<QII", length, castagnoli, ethernet)
