@@ -1,5 +1,6 @@
 """A limit on memory changes how a volume is cut, and nothing else; what cannot fit is refused."""
 
+import re
 import threading
 import time
 
@@ -14,6 +15,7 @@ from distributed import LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from readers_support import training_files
+from test_cli import alone, call
 
 from voxelmill import preprocess
 from voxelmill.blocks import Work, fit_piece
@@ -283,3 +285,42 @@ def test_the_limit_is_no_part_of_the_settings_token(made):
     settings = plan.settings.model_copy(update={"memory_limit": 2**30, "ingest": IngestConfig(copy=False)})
     limited = plan.model_copy(update={"settings": settings})
     assert limited.token("fullres", "a") == plan.token("fullres", "a")
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def wide(self, tmp_path):
+        """One slice has 200 MB."""
+        image = sitk.Image(5000, 5000, 2, sitk.sitkFloat64) + 1
+        (tmp_path / "in").mkdir()
+        sitk.WriteImage(image, str(tmp_path / "in" / "wide.nii"))
+        return tmp_path / "in"
+
+    @pytest.mark.parametrize("command", [("run",), ("ingest",)])
+    def test_what_does_not_fit_is_refused_with_the_limit_that_does(self, wide, tmp_path, command):
+        done = alone(*command, wide, tmp_path / "out", "--memory-limit", "300MiB")
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        asked = re.fullmatch(
+            r"voxelmill: case wide: a slice of 5000 x 5000 voxels needs a worker of (\d+MiB), "
+            r"--memory-limit is 300MiB\. Pass --memory-limit \1, or more\.",
+            last,
+        )
+        assert asked, last
+        assert not (tmp_path / "out" / "training.zarr").exists()
+        assert alone(*command, wide, tmp_path / "out", "--memory-limit", asked[1]).returncode == 0
+
+    def test_the_plan_says_what_a_limit_makes_of_it(self, made, tmp_path):
+        out = made[1]
+        (tmp_path / "raw.zarr").symlink_to(out / "raw.zarr")
+        (tmp_path / "fingerprint.json").write_bytes((out / "fingerprint.json").read_bytes())
+        peaks = []
+        for limit in ([], ["--memory-limit", "265MiB"]):
+            done = call("plan", tmp_path, *limit)
+            assert done.returncode == 0, done.stderr
+            stated = re.findall(r"peak memory of a worker, (\w+)\W+([\d.]+) MiB", done.stdout)
+            planned = Plan.load(tmp_path).peak_bytes
+            assert {k: f"{v / 2**20:.1f}" for k, v in planned.items()} == dict(stated)
+            peaks.append(planned)
+        assert max(peaks[1].values()) <= 265 * 2**20
+        assert alone("preprocess", tmp_path, "--memory-limit", "1GiB").returncode == 0

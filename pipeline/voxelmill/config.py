@@ -8,6 +8,7 @@ workers there are does not belong here.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, PositiveInt, Valida
 from voxelmill.errors import ConfigError
 
 Configuration = Literal["fullres", "lowres", "2d"]
+
+SIZE = r"\d+(\.\d+)?\s*([KMGT]i?)?B?"
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -106,6 +109,14 @@ class Config(Model):
     dicom: DicomConfig = DicomConfig()
     ingest: IngestConfig = IngestConfig()
     store: StoreConfig = StoreConfig()
+
+    @field_validator("memory_limit", mode="before")
+    @classmethod
+    def _size(cls, value: object) -> object:
+        is_size = isinstance(value, int) or (isinstance(value, str) and re.fullmatch(SIZE, value.strip()))
+        if value is not None and not is_size:
+            raise ValueError('needs a size, such as "4GiB"')
+        return value
 
     @field_validator("target_spacing")
     @classmethod

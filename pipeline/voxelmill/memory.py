@@ -22,6 +22,7 @@ import numpy as np
 from voxelmill.config import Model
 from voxelmill.errors import MemoryLimitError
 from voxelmill.kernels.histogram import BINS, COUNTED
+from voxelmill.kernels.keys import is_narrow
 from voxelmill.kernels.locations import LOCATIONS_BYTES
 from voxelmill.layout import RAW_SIDE, THICKNESS, slab_depth
 from voxelmill.volume import Volume
@@ -151,11 +152,13 @@ def image_cost(volume: Volume, channels: int, dtype: np.dtype[Any], has_label: b
     """Ingest of an image that is stored as `dtype`, in a case of so many channels.
 
     For each slice of a slab: the slab as it is read, again where it is stored as another type, and the
-    foreground of the label. Beside them: what the reader holds; one slice as it is scanned, twice as it is
-    stored, as values and as keys; a chunk, copied and encoded; two histograms for each channel.
+    foreground of the label. Beside them: what the reader holds; one slice as it is scanned, put in order, and
+    where it has more than 16 bits as float32, rescaled in float64, and whether it is finite; a chunk, copied
+    and encoded; two histograms for each channel.
     """
     plane, item = math.prod(volume.geometry.shape[1:]), dtype.itemsize
-    scan = plane * (2 * item + 9)
+    is_rescaled = (volume.slope, volume.intercept) != (1.0, 0.0)
+    scan = plane * (item + (0 if is_narrow(dtype) else 5 + 16 * is_rescaled))
     converted = 0 if dtype == volume.dtype else volume.together * plane * item
     return SlabCost(
         fixed=volume.extra_bytes + scan + 3 * RAW_CHUNK * item + 2 * channels * HISTOGRAM_BYTES,

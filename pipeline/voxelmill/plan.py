@@ -339,8 +339,8 @@ def peak_bytes(plan: Plan, fingerprint: Fingerprint, memory: Memory) -> dict[str
         for name, of in plan.configurations.items()
         for case in of.cases
     ]
-    masks = max(_slabs(c, mask_cost(c.plane, c.read_bytes), memory) for c in cases.values())
     is_masked, channels = fingerprint.statistics_from != "label", len(plan.channel_names)
+    masks = max(_mask_bytes(c, memory, is_masked or plan.needs_mask) for c in cases.values())
     tasks = {
         "ingest": max(_ingest_bytes(c, memory) for c in cases.values()),
         "fingerprint": max(
@@ -348,7 +348,7 @@ def peak_bytes(plan: Plan, fingerprint: Fingerprint, memory: Memory) -> dict[str
             *(_values_bytes(c, memory) for c in cases.values()),
             masks if is_masked else 0,
         ),
-        "preprocess": max(*shards, masks if plan.needs_mask else 0),
+        "preprocess": max(*shards, masks),
     }
     return {stage: memory.worker_bytes(task) for stage, task in tasks.items()}
 
@@ -356,6 +356,12 @@ def peak_bytes(plan: Plan, fingerprint: Fingerprint, memory: Memory) -> dict[str
 def _ingest_bytes(case: CaseFingerprint, memory: Memory) -> int:
     image, label = case.image_cost, case.label_cost
     return max(_slabs(case, image, memory), 0 if label is None else _slabs(case, label, memory))
+
+
+def _mask_bytes(case: CaseFingerprint, memory: Memory, is_needed: bool) -> int:
+    crop = Box.from_bounds(case.crop_box)
+    cost = mask_cost(crop.size // crop.shape[0], case.read_bytes)
+    return cost.bytes(cost.fitting_depth(crop.shape, memory)) if is_needed else 0
 
 
 def _values_bytes(case: CaseFingerprint, memory: Memory) -> int:
