@@ -60,11 +60,11 @@ class TestSameBytes:
         """Limits that leave room for one chunk, some, or all of them."""
         _, out = made
         (tmp_path / "raw.zarr").symlink_to(out / "raw.zarr")
-        plan, work = Plan.load(out), RawCase(out, "a").record.read_bytes
-        limit = BASE_BYTES + work + room
+        plan = Plan.load(out)
+        limit = BASE_BYTES + plan.configurations["fullres"].cases["a"].read_bytes + room
         limited = plan.settings.model_copy(update={"memory_limit": limit})
         pieces = {
-            case: fit_piece(plan.work("fullres", case, work), Memory(limit))[0]
+            case: fit_piece(plan.work("fullres", case), Memory(limit))[0]
             for case in plan.configurations["fullres"].cases
         }
         shards = {case: row.shard for case, row in plan.configurations["fullres"].cases.items()}
@@ -180,7 +180,7 @@ class TestRefused:
     def test_a_chunk_that_does_not_fit(self, made):
         plan = Plan.load(made[1])
         with pytest.raises(MemoryLimitError, match=r"a chunk of 8 x 16 x 16 .* Or choose .* store\.chunk\."):
-            fit_piece(plan.work("fullres", "a", 2**20), Memory(BASE_BYTES + 2**10))
+            fit_piece(plan.work("fullres", "a"), Memory(BASE_BYTES + 2**10))
 
     def test_a_case_that_does_not_fit_is_no_bad_case(self, tmp_path):
         """The run ends before any training set is made: the limit is wrong, not the case."""

@@ -119,6 +119,7 @@ def test_write_boxes_tile_voxel_by_voxel():
         shard=(32, 32, 9),
         channels=1,
         has_label=False,
+        read_bytes=0,
     )
     times = np.zeros(plan.shape, int)
     for _, box in plan.write_boxes():

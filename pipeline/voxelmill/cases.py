@@ -183,6 +183,12 @@ class RawCase:
             ) from None
 
     @property
+    def channels(self) -> int:
+        """Number of channels, without the rest of its record."""
+        attributes = store.read_attributes(self.root, self.case) or {}
+        return int(attributes.get("channels", 0))
+
+    @property
     def root(self) -> Path:
         """The raw store."""
         return self.out / store.RAW

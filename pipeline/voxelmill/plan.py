@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -52,6 +52,9 @@ class CasePlan(Model):
     has_label: bool
     source: str
     """Checksum of the contents of the source files."""
+
+    read_bytes: int
+    """Memory beside a box of the source while it is read."""
 
     @property
     def image_bytes(self) -> int:
@@ -128,12 +131,20 @@ class Plan(Document):
             "label_dtype": self.label_dtype,
             "normalization": of.normalization,
             "use_mask_for_norm": of.use_mask_for_norm,
-            "case": of.cases[case].model_dump(mode="json"),
+            "case": of.cases[case].model_dump(mode="json", exclude={"read_bytes"}),
         }
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
-    def work(self, configuration: Configuration, case: str, read_bytes: int) -> Work:
-        """What the shards of one case are made of; `read_bytes` is what reading its source takes."""
+    def decisions(self) -> dict[str, Any]:
+        """All that the voxels depend on, as JSON values."""
+        values = self.model_dump(mode="json", exclude={"peak_bytes": True, "settings": CHANGES_NO_VOXEL})
+        for of in values["configurations"].values():
+            for row in of["cases"].values():
+                del row["read_bytes"]
+        return values
+
+    def work(self, configuration: Configuration, case: str) -> Work:
+        """What the shards of one case are made of."""
         row, settings = self.configurations[configuration].cases[case], self.settings
         shapes = Box.from_bounds(row.crop_box).shape, row.shape
         order = 1 if settings.labels == "linear" else 0
@@ -147,7 +158,7 @@ class Plan(Document):
             chunk=row.chunk,
             label_bytes=np.dtype(self.label_dtype).itemsize if has_label else 0,
             has_mask=self.needs_mask,
-            read_bytes=read_bytes,
+            read_bytes=row.read_bytes,
         )
 
     @property
@@ -297,6 +308,7 @@ def _plan_case(facts: CaseFingerprint, config: Config, target: Triple, chunk: Sh
         channels=facts.channels,
         has_label=facts.label_dtype is not None,
         source=facts.source,
+        read_bytes=facts.read_bytes,
     )
 
 
@@ -335,7 +347,7 @@ def peak_bytes(plan: Plan, fingerprint: Fingerprint, memory: Memory) -> dict[str
     """
     cases = fingerprint.cases
     shards = [
-        fit_piece(plan.work(name, case, cases[case].read_bytes), memory)[1]
+        fit_piece(plan.work(name, case), memory)[1]
         for name, of in plan.configurations.items()
         for case in of.cases
     ]

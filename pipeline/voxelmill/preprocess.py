@@ -122,7 +122,7 @@ def _jobs(out: Path, plan: Plan, configuration: Configuration, memory: Memory) -
             configuration,
             plan.token(configuration, case),
             case_plan,
-            plan.work(configuration, case, RawCase(out, case).record.read_bytes),
+            plan.work(configuration, case),
             plan.settings,
             plan.channel_names,
             of.normalization,

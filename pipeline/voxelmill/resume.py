@@ -82,8 +82,7 @@ def check_plan(out: Path, plan: Plan, restart: bool) -> None:
     if not restart:
         change = "the dataset's statistics"
         with suppress(StoreError):
-            before = Plan.load(out).model_dump(mode="json", exclude={"peak_bytes"})
-            change = _difference(before, plan.model_dump(mode="json", exclude={"peak_bytes"}))
+            change = _difference(Plan.load(out).decisions(), plan.decisions())
         raise SettingsChangedError(
             f"{len(stale)} cases in OUT's training store were made with other settings: {change}. {HOW_ON}"
         )

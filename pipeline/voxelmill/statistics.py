@@ -61,7 +61,7 @@ class Summary:
 
 def find_odd_cases(out: Path, names: Sequence[str]) -> dict[str, str]:
     """Cases with another number of channels than most, and what to say of each."""
-    channels = {name: RawCase(out, name).record.channels for name in names}
+    channels = {name: RawCase(out, name).channels for name in names}
     usual = Counter(channels.values()).most_common(1)[0][0]
     return {
         name: f"has {n} channels, most cases have {usual}; all need the same. Mend it, or run it apart."
