@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -59,8 +60,6 @@ def save(name):
 
 def save_big_endian(folder, array):
     """A scaled NIfTI of the other byte order."""
-    import nibabel
-
     image = nibabel.Nifti1Image(array.T.astype(">i2"), np.eye(4), nibabel.Nifti1Header(endianness=">"))
     image.header.set_slope_inter(0.5, -20)
     nibabel.save(image, folder / "big.nii")
@@ -168,3 +167,12 @@ def test_every_way_through(tmp_path, worker, voxels, labels, name, limit):
     save("zlabel.nii.gz")(tmp_path, labels[:28])
     (tmp_path / "in" / "cases.csv").write_text("case,CT,label\na,../image.nii,../zlabel.nii.gz\n")
     check(*run(tmp_path / "in" / "cases.csv", worker, limit, **settings), limit)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_many_channels(tmp_path, worker, voxels, limit):
+    """A diffusion series: 60 volumes in one file, more than one tree of statistics."""
+    (tmp_path / "in").mkdir()
+    series_of = np.stack([voxels[:8, 100:500, 100:500] + channel for channel in range(60)]).astype("f4")
+    nibabel.save(nibabel.Nifti1Image(series_of.T, np.eye(4)), tmp_path / "in" / "dwi.nii")
+    check(*run(tmp_path / "in", worker, limit), limit)

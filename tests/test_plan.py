@@ -17,7 +17,8 @@ from voxelmill.graph import Engine
 from voxelmill.kernels.axis import GRID
 from voxelmill.memory import SlabCost
 from voxelmill.pipeline import Job
-from voxelmill.plan import CasePlan, Plan, make_plan
+from voxelmill.plan import CasePlan, Plan
+from voxelmill.planner import make_plan
 from voxelmill.progress import Reporter
 from voxelmill.spacing import new_shape
 from voxelmill.store import TRAINING

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from voxelmill.errors import FormatError, GeometryError, ValueRuleError
 from voxelmill.geometry import Shape
@@ -18,9 +17,7 @@ from voxelmill.kernels.histogram import class_counts
 from voxelmill.kernels.keys import rescale
 from voxelmill.kernels.locations import MOST_CLASSES
 from voxelmill.memory import SlabCost, image_cost, label_cost
-from voxelmill.volume import Volume
-
-Array = npt.NDArray[Any]
+from voxelmill.volume import Array, Volume
 
 TOLERANCE = 0.1
 """Voxels by which corners of channels and label may lie apart and still count as one grid."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from voxelmill import store
-from voxelmill.cases import CaseRecord, DatasetRecord, LabelRecord, RawCase, pack_facts
+from voxelmill.cases import RawCase
 from voxelmill.checksum import source_digest
 from voxelmill.config import Config
 from voxelmill.errors import FormatError, SourceError, ValueRuleError
@@ -35,6 +35,7 @@ from voxelmill.layout import raw_layout
 from voxelmill.memory import Memory
 from voxelmill.places import remember_place
 from voxelmill.readers import open_volume
+from voxelmill.records import CaseRecord, DatasetRecord, LabelRecord, pack_facts
 from voxelmill.shards import ArrayWriter
 from voxelmill.sources import CaseSource, Sources
 from voxelmill.volume import Volume

@@ -37,6 +37,12 @@ HISTOGRAM_BYTES = 8 * BINS
 MERGE_BYTES = 64 * 2**20
 MOST_MERGED = 16
 
+CHANNELS_TOGETHER = 8
+"""Channels whose percentiles are made at a time."""
+
+FINE_HISTOGRAMS = 3
+"""Histograms of a channel that its percentiles fall in, at most."""
+
 RAW_CHUNK = 2 * THICKNESS * RAW_SIDE**2
 """Voxels of a chunk of the raw store at most: its sides may be half as long again."""
 
@@ -206,14 +212,15 @@ def mask_cost(plane: int, reading: int) -> SlabCost:
     return SlabCost(fixed=reading, per_slice=plane * (4 + 6))
 
 
-def fan_in(channels: int) -> int:
-    """How many cases' statistics are merged at a time: as many as memory allows, and never fewer than two."""
-    return max(2, min(MOST_MERGED, MERGE_BYTES // (channels * 4 * HISTOGRAM_BYTES)))
+def fan_in(histograms: int) -> int:
+    """How many cases of so many histograms are merged at a time: what memory allows, and at least two."""
+    return max(2, min(MOST_MERGED, MERGE_BYTES // (histograms * HISTOGRAM_BYTES)))
 
 
 def merge_bytes(channels: int, cases: int) -> int:
-    """Merging statistics of some cases: for each and the result, and each channel, four histograms."""
-    return (cases + 1) * channels * 4 * HISTOGRAM_BYTES
+    """Merging statistics: histograms of some cases, their sum, and that on its way; coarse or finer ones."""
+    counts = (channels, FINE_HISTOGRAMS * min(channels, CHANNELS_TOGETHER))
+    return max((min(cases, fan_in(n)) + 2) * n * HISTOGRAM_BYTES for n in counts)
 
 
 def shard_bytes(

@@ -26,7 +26,8 @@ from voxelmill.graph import Engine, Outcome
 from voxelmill.ingest import dataset_record
 from voxelmill.ingest import ingest as ingest_cases
 from voxelmill.memory import BASE_BYTES, Memory
-from voxelmill.plan import Plan, make_plan
+from voxelmill.plan import Plan
+from voxelmill.planner import make_plan
 from voxelmill.preprocess import preprocess as preprocess_cases
 from voxelmill.progress import Reporter, log_to
 from voxelmill.report import Report, make_report

@@ -14,10 +14,10 @@ from pathlib import Path
 from voxelmill.document import write_text
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box
-from voxelmill.incoming import Array, as_stored
+from voxelmill.incoming import as_stored
 from voxelmill.readers import open_volume
 from voxelmill.sources import CaseSource
-from voxelmill.volume import Convert, Volume
+from voxelmill.volume import Array, Convert, Volume
 
 FOLDER = Path("logs", "in_place")
 

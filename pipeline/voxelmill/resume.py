@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from voxelmill import store
-from voxelmill.cases import DatasetRecord
 from voxelmill.checksum import source_digest, source_stats
 from voxelmill.document import write_text
 from voxelmill.errors import SettingsChangedError, StoreError
 from voxelmill.plan import Plan
+from voxelmill.records import DatasetRecord
 from voxelmill.sources import Sources
 
 STATS = Path("logs", "sources.json")

@@ -28,9 +28,8 @@ from numcodecs import blosc
 
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box
-from voxelmill.volume import Convert, put
+from voxelmill.volume import Array, Convert, put
 
-Array = npt.NDArray[Any]
 Index = tuple[int, ...]
 
 CRC_BYTES = 4

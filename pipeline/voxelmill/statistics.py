@@ -26,7 +26,7 @@ from voxelmill.graph import Engine, task, tree
 from voxelmill.kernels.facts import Facts
 from voxelmill.kernels.histogram import BINS, histogram_values, refine
 from voxelmill.kernels.keys import ZERO_KEY, is_narrow, keys_of, values_of
-from voxelmill.memory import Memory, fan_in, values_cost
+from voxelmill.memory import CHANNELS_TOGETHER, FINE_HISTOGRAMS, Memory, fan_in, values_cost
 
 PERCENTILES = (0.5, 50.0, 99.5)
 
@@ -80,17 +80,11 @@ def make_fingerprint(out: Path, names: Sequence[str], engine: Engine, memory: Me
     """
     dataset = read_dataset(out)
     masked = not any(RawCase(out, name).has_label for name in names)
-    together = fan_in(RawCase(out, names[0]).record.channels)
     leaves = [task(f"fingerprint-{name}", name, summarise, out, name, masked, memory) for name in names]
+    together = fan_in(RawCase(out, names[0]).channels)
     summary: Summary = engine.one("fingerprint", tree("fingerprint-merge", leaves, merge, together))
     bins = [_bins_wanted(weights) for weights in summary.coarse]
-    leaves = [
-        task(f"percentiles-{name}", name, refine_case, out, name, masked, bins, dataset.ignore_label, memory)
-        for name in names
-    ]
-    fine: list[Weights] = engine.one(
-        "fingerprint percentiles", tree("percentiles-merge", leaves, _add_all, together)
-    )
+    fine = _refine(out, names, masked, bins, engine, memory)
     facts = list(summary.cases.values())
     sizes = [Box.from_bounds(c.crop_box).size / int(np.prod(c.shape)) for c in facts]
     return Fingerprint(
@@ -108,6 +102,22 @@ def make_fingerprint(out: Path, names: Sequence[str], engine: Engine, memory: Me
         classes=len(dataset.labels or summary.labels | {0}),
         cases=summary.cases,
     )
+
+
+def _refine(
+    out: Path, names: Sequence[str], masked: bool, bins: list[list[int]], engine: Engine, memory: Memory
+) -> list[Weights]:
+    """For each channel the weights (bins, 65536) of all cases, some channels at a time."""
+    ignore_label, fine = read_dataset(out).ignore_label, list[Weights]()
+    for first in range(0, len(bins), CHANNELS_TOGETHER):
+        group = dict(list(enumerate(bins))[first : first + CHANNELS_TOGETHER])
+        leaves = [
+            task(f"percentiles-{name}", name, refine_case, out, name, masked, group, ignore_label, memory)
+            for name in names
+        ]
+        root = tree("percentiles-merge", leaves, _add_all, fan_in(FINE_HISTOGRAMS * len(group)))
+        fine += engine.one("fingerprint percentiles", root)
+    return fine
 
 
 def summarise(out: Path, case: str, masked: bool, memory: Memory) -> Summary:
@@ -208,7 +218,7 @@ def merge(summaries: Sequence[Summary]) -> Summary:
     """Add contributions, in order."""
     return Summary(
         {case: facts for s in summaries for case, facts in s.cases.items()},
-        np.sum([s.coarse for s in summaries], axis=0),
+        _sum([s.coarse for s in summaries]),
         [list(chain(*of_channel)) for of_channel in zip(*(s.moments for s in summaries), strict=True)],
         np.min([s.low for s in summaries], axis=0),
         np.max([s.high for s in summaries], axis=0),
@@ -217,13 +227,13 @@ def merge(summaries: Sequence[Summary]) -> Summary:
 
 
 def refine_case(
-    out: Path, case: str, masked: bool, bins: list[list[int]], ignore_label: int | None, memory: Memory
+    out: Path, case: str, masked: bool, bins: dict[int, list[int]], ignore_label: int | None, memory: Memory
 ) -> list[Weights]:
-    """For each channel the weights (bins, 65536) of one case's voxels by the low halves of their keys."""
+    """For each channel of `bins` the weights (bins, 65536) of one case by the low halves of the keys."""
     raw = RawCase(out, case)
     zeros = _zeros_in_mask(raw, masked, memory)
     weights = []
-    for channel, wanted in enumerate(bins):
+    for channel, wanted in bins.items():
         count = raw.facts[channel].foreground_count + zeros[channel]
         contributes = count > 0 and (masked or raw.record.label is not None)
         fine = (
@@ -255,7 +265,15 @@ def _fine_counts(
 
 
 def _add_all(parts: Sequence[list[Weights]]) -> list[Weights]:
-    return [np.sum(of_channel, axis=0) for of_channel in zip(*parts, strict=True)]
+    return [_sum(of_channel) for of_channel in zip(*parts, strict=True)]
+
+
+def _sum(arrays: Sequence[Weights]) -> Weights:
+    """The sum in order, with one array beside the others."""
+    total = arrays[0].copy()
+    for array in arrays[1:]:
+        total += array
+    return total
 
 
 def _position(cumulated: Weights, fraction: float) -> int:

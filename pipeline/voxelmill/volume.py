@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from voxelmill.geometry import Box, Geometry
 
-Convert = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Convert = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Slab:
 
     channel: int
     z: int
-    data: npt.NDArray[Any]
+    data: Array
 
 
 class Volume(ABC):
@@ -103,13 +104,13 @@ class Volume(ABC):
         """Bytes that are held beside a slab while it is read."""
         return 0
 
-    def read(self, box: Box) -> npt.NDArray[Any]:
+    def read(self, box: Box) -> Array:
         """Stored values of a (z, y, x) box, all channels: shape (c, *box.shape)."""
         out = np.empty((self.channels, *box.shape), self.dtype)
         self.fill(box.with_channels(0, self.channels), out)
         return out
 
-    def fill(self, box: Box, out: npt.NDArray[Any], convert: Convert | None = None) -> None:
+    def fill(self, box: Box, out: Array, convert: Convert | None = None) -> None:
         """Put the stored values of a (c, z, y, x) box into `out`, each piece through `convert`.
 
         Beside it no more is held than `extra_bytes` and one slice of the box. Formats that can only be read
@@ -129,6 +130,6 @@ class Volume(ABC):
         return f"Volume {channels}{shape} {self.dtype}, {spacing} mm"
 
 
-def put(target: npt.NDArray[Any], values: npt.NDArray[Any], convert: Convert | None) -> None:
+def put(target: Array, values: Array, convert: Convert | None) -> None:
     """Assign values of the target's shape, converted if that is asked for."""
     target[...] = values if convert is None else convert(values)

@@ -1,0 +1,107 @@
+"""What the raw store knows of the dataset and of each case: attributes of its groups.
+
+Records only: pydantic models, and facts as JSON values. Ingest writes them, `cases` reads them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from voxelmill.config import Model
+from voxelmill.geometry import Geometry, Matrix, Shape, Triple
+from voxelmill.kernels.facts import Facts
+from voxelmill.memory import SlabCost, read_bytes
+from voxelmill.volume import Array
+
+
+class DatasetRecord(Model):
+    """What the raw store knows of the dataset; attributes of its root group."""
+
+    channel_names: tuple[str, ...] | None
+    labels: dict[str, int | list[int]] | None
+    ignore_label: int | None
+    settings: dict[str, Any]
+    """The settings that ingest depends on."""
+
+
+class LabelRecord(Model):
+    """The label of a case."""
+
+    dtype: str
+    counts: dict[int, int]
+    """Voxels of each label; of instances, 0 counts the background and 1 the foreground."""
+
+    low: int
+    high: int
+    is_instances: bool
+    """More than 1,000 labels: ids of instances, which count as one class."""
+
+
+class CaseRecord(Model):
+    """What the raw store knows of one case; attributes of its group, written last."""
+
+    shape: Shape
+    spacing: Triple
+    origin: Triple
+    direction: Matrix
+    channels: int
+    dtypes: tuple[str, ...]
+    """Type of the values as the source stored them, a channel each."""
+
+    slopes: tuple[float, ...]
+    intercepts: tuple[float, ...]
+    modality: str | None
+    label: LabelRecord | None
+    crop_box: list[list[int]]
+    """Non-zero box over all channels."""
+
+    facts: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    """What a user should know of how the source was read."""
+
+    source: str
+    """Checksum of the contents of the source files."""
+
+    image_cost: SlabCost
+    label_cost: SlabCost | None
+    """What ingest takes."""
+
+    is_in_place: bool
+    """Whether the image is read from its source."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Memory beside a box of the image while it is read."""
+        return read_bytes(np.dtype(self.dtypes[0]).itemsize, self.image_cost if self.is_in_place else None)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The source grid."""
+        return Geometry(self.shape, self.spacing, self.origin, self.direction)
+
+
+def pack_facts(facts: Facts) -> dict[str, Any]:
+    """Facts without their histogram as JSON values; infinities become null."""
+    arrays = {k: v for k, v in facts.to_arrays().items() if k != "histogram"}
+    return {k: _finite_or_none(v.tolist()) for k, v in arrays.items()}
+
+
+def unpack_facts(values: dict[str, Any]) -> Facts:
+    """The inverse of `pack_facts`; the histogram is empty."""
+    arrays: dict[str, Array] = {"histogram": np.empty(0, np.int64)}
+    for key, value in values.items():
+        empty = math.inf if key.endswith("low") else -math.inf
+        filled = [empty if v is None else v for v in value] if isinstance(value, list) else value
+        arrays[key] = np.asarray(empty if filled is None else filled)
+        if key in ("low", "high"):
+            arrays[key] = arrays[key].astype(np.float32)
+    return Facts.from_arrays(arrays)
+
+
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite_or_none(v) for v in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
