@@ -489,3 +489,27 @@ class TestInterrupted:
         assert process.wait(30) in (130, -signal.SIGINT)  # by itself, or by the last of the signals
         assert "Traceback" not in log.read_text()
         wait_until(lambda: not session(process), 10)
+
+
+def test_ctrl_c_amid_a_garbage_collection_is_not_lost(tmp_path):
+    """Python would print it as an exception that it ignores, and go on."""
+    script = """
+import gc, os, signal, sys, time
+from voxelmill import cli
+
+sys.unraisablehook = cli._lose_no_interrupt
+
+def collecting(phase, info):
+    gc.callbacks.remove(collecting)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+
+gc.callbacks.append(collecting)
+try:
+    gc.collect()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")

@@ -55,7 +55,7 @@ def arrays_of(out):
 class TestSameBytes:
     """What one volume becomes does not depend on how much of it is in memory."""
 
-    @pytest.mark.parametrize("room", [2**17, 2**18, 2**22])
+    @pytest.mark.parametrize("room", [2**19, 3 * 2**18, 2**22])
     def test_pieces_of_a_shard(self, made, tmp_path, room):
         """Limits that leave room for one chunk, some, or all of them."""
         _, out = made

@@ -15,7 +15,7 @@ import numpy as np
 
 from voxelmill.geometry import Box, Shape
 from voxelmill.kernels.axis import Rule
-from voxelmill.kernels.resample import workspace_bytes
+from voxelmill.kernels.resample import gather_voxels, workspace_bytes
 from voxelmill.memory import Memory, shard_bytes, too_little
 
 
@@ -95,9 +95,10 @@ def _piece_bytes(work: Work, piece: Shape) -> int:
     return shard_bytes(
         boxes[0].size,
         boxes[1].size,
-        workspace_bytes(*boxes),
+        workspace_bytes(work.image, *boxes),
         work.read_bytes,
         work.label_bytes,
+        gather_voxels(boxes[0].shape, boxes[1].shape),
         int(np.prod(work.chunk)),
         work.has_mask,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -191,6 +192,7 @@ class _StoppedError(Exception):
 def main() -> None:
     """Entry point of the console script."""
     _log_to_terminal()
+    sys.unraisablehook = _lose_no_interrupt
     try:
         app()
     except VoxelmillError as error:
@@ -203,6 +205,15 @@ def main() -> None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         _fail(f"{type(error).__name__} at {where}: {error}. This is a bug; OUT/logs has the details.", 1)
+
+
+def _lose_no_interrupt(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C amid a garbage collection would be printed as a traceback and forgotten: it comes again."""
+    if lost.exc_type is KeyboardInterrupt:
+        main = threading.main_thread().ident
+        threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _fail(line: str, status: int) -> NoReturn:

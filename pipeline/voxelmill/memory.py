@@ -189,9 +189,12 @@ def label_cost(volume: Volume, dtype: np.dtype[Any]) -> SlabCost:
     )
 
 
-def read_bytes(itemsize: int, in_place: SlabCost | None) -> int:
-    """Beside a box that is read: a chunk of the raw store, encoded and decoded; or what the source takes."""
-    return 2 * RAW_CHUNK * itemsize if in_place is None else in_place.bytes(1)
+def read_bytes(itemsize: int, slices: int, in_place: SlabCost | None) -> int:
+    """Beside a box that is read: a chunk of the raw store, encoded and decoded, or what the source takes.
+
+    And the facts of the case as they come from JSON, of so many slices along all axes and channels.
+    """
+    return (2 * RAW_CHUNK * itemsize if in_place is None else in_place.bytes(1)) + 300 * slices
 
 
 def values_cost(plane: int, has_label: bool, reading: int) -> SlabCost:
@@ -224,16 +227,23 @@ def merge_bytes(channels: int, cases: int) -> int:
 
 
 def shard_bytes(
-    read: int, write: int, workspace: int, reading: int, label: int, chunk: int, has_mask: bool
+    read: int,
+    write: int,
+    workspace: int,
+    reading: int,
+    label: int,
+    gathered: int,
+    chunk: int,
+    has_mask: bool,
 ) -> int:
     """One piece of a shard: `read` voxels of the source become `write` voxels, image first, then label.
 
-    Image: one channel's read box and write box as float32, and the kernel's workspace or what reading takes.
-    Label (`label` bytes a voxel): both boxes and what is gathered between them. With each the mask of the
-    read box; a chunk of the output (`chunk` voxels), copied and encoded.
+    Image: one channel's read box and write box as float32, the kernel's workspace, and what reading takes.
+    Label (`label` bytes a voxel): both boxes and what is gathered between them, voxels. With each the mask of
+    the read box; a chunk of the output (`chunk` voxels), copied and encoded.
     """
-    image = 4 * (read + write) + max(workspace, reading)
-    of_label = label * (read + write + max(read, write))
+    image = 4 * (read + write) + workspace + reading
+    of_label = label * (read + write + gathered) + reading
     return max(image, of_label) + (read if has_mask else 0) + 12 * chunk
 
 

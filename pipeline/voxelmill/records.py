@@ -75,7 +75,8 @@ class CaseRecord(Model):
     @property
     def read_bytes(self) -> int:
         """Memory beside a box of the image while it is read."""
-        return read_bytes(np.dtype(self.dtypes[0]).itemsize, self.image_cost if self.is_in_place else None)
+        itemsize, slices = np.dtype(self.dtypes[0]).itemsize, self.channels * sum(self.shape)
+        return read_bytes(itemsize, slices, self.image_cost if self.is_in_place else None)
 
     @property
     def geometry(self) -> Geometry:

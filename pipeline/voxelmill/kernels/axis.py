@@ -243,6 +243,12 @@ class Rule:
                 raise ValueError(f"{name} is {tuple(shape)}; three whole numbers of at least 1 are needed")
             object.__setattr__(self, name, tuple(int(n) for n in shape))
 
+    def is_copy(self, axis: int) -> bool:
+        """Whether each output voxel is one input voxel along an axis."""
+        n_in, n_out = self.shape_in[axis], self.shape_out[axis]
+        order = self.order_separate if axis == self.separate_axis else self.order
+        return n_in == n_out or (order == 0 and not (self.anti_alias and n_in > n_out))
+
     def axes(self, write: Box) -> list[tuple[int, int, int, int, int, bool, int]]:
         """For each axis the arguments of `band` and `step` for one output box."""
         orders = [self.order_separate if k == self.separate_axis else self.order for k in range(3)]

@@ -7,6 +7,7 @@ voxels less the middle of their range, and the result is clipped. NumPy arrays g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,18 +138,35 @@ def resample_block(
     return target
 
 
-def workspace_bytes(read: Box, write: Box, itemsize: int = 4) -> int:
+def workspace_bytes(rule: Rule, read: Box, write: Box) -> int:
     """Bytes that `resample_block` allocates beyond its block and its output, at most.
 
     One channel at a time: the volume between the two sweeps, for a slab of 32 MiB or of 64 output voxels if
-    that is more; the buffers of one plane; one window of a strip of columns; and a copy of a small output.
+    that is more, unless the first axis is copied; the buffers of one plane; one window of a strip of columns;
+    a copy of a small output; copies of block and output where x is the separate axis, whose rows are not
+    contiguous then. Where every axis is copied, what `gather` holds. The block is no more than its read box.
     """
-    (z, y, x), (zo, yo, xo) = read.shape, write.shape
+    front = rule.separate_axis or 0
+    axes = [front, *(k for k in range(3) if k != front)]
+    (z, y, x), (zo, yo, xo) = ([box.shape[k] for k in axes] for box in (read, write))
+    turned = z * y * x + zo * yo * xo
+    if all(rule.is_copy(k) for k in range(3)):
+        voxels = gather_voxels((z, y, x), (zo, yo, xo)) + (turned if front else 0)
+        return rule.itemsize * voxels + (1 << 16)
     slab = min(max(z * yo * xo, zo * y * x), max(SLAB, GRID * max(z * xo, y * x)))
-    plane = 5 * max(y, yo) * max(x, xo)
-    rows = 64 * (zo + yo + xo) + 1024 * z
+    columns = 0 if rule.is_copy(front) else slab + 1024 * z
+    planes = 5 * max(y, yo) * max(x, xo) + 64 * (zo + yo + xo)
     copy = zo * yo * xo if zo * yo * xo <= SHORT else 0
-    return itemsize * (slab + plane + rows + copy) + (1 << 16)
+    return rule.itemsize * (columns + planes + copy + (turned if front == 2 else 0)) + (1 << 16)
+
+
+def gather_voxels(read: Sequence[int], write: Sequence[int]) -> int:
+    """Voxels that `gather` holds beyond its volume and its output, at most."""
+    shape, sizes = list(read), []
+    for axis in _gather_order(read, write)[:2]:
+        shape[axis] = write[axis]
+        sizes.append(math.prod(shape))
+    return sum(sizes)
 
 
 def as_volumes(array: Array) -> Array:
@@ -258,11 +276,15 @@ def gather(volume: Array, index: list[Any], out: Array) -> None:
     """Copy the voxel at ``index[axis][o]`` of each axis: x, the slow one, where the rows are fewest."""
     module = get_array_module(volume)
     quick = {"mode": "clip"} if module is np else {}
-    shrinks = [len(where) < n for where, n in zip(index, volume.shape, strict=True)]
-    *first, last = sorted(range(3), key=lambda k: 1 if k == 2 else 0 if shrinks[k] else 2)
+    *first, last = _gather_order(volume.shape, [len(where) for where in index])
     for axis in first:
         volume = module.take(volume, module.asarray(index[axis]), axis, **quick)
     module.take(volume, module.asarray(index[last]), last, out=out, **quick)
+
+
+def _gather_order(read: Sequence[int], write: Sequence[int]) -> list[int]:
+    """Axes that shrink first, those that grow last, x between them."""
+    return sorted(range(3), key=lambda k: 1 if k == 2 else 0 if write[k] < read[k] else 2)
 
 
 def _engine(module: Any) -> tuple[Any, Any]:
