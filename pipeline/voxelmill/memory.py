@@ -89,7 +89,7 @@ class Memory:
         try:
             yield
         finally:
-            if gc.get_freeze_count():  # a worker, where it is quick
+            if threading.current_thread() is not threading.main_thread():  # a worker, not a script
                 gc.collect()  # frames that an exception remembers, a library's own too, keep what they held
             with _held.changed:
                 _held.bytes -= task
