@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("voxelmill")
 
-SMALLEST_LIMIT = BASE_BYTES + 2**26
+SMALLEST_LIMIT = BASE_BYTES + 2**24
 """Bytes of a worker's memory below which it is no use to begin."""
 
 

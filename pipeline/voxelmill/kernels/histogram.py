@@ -22,7 +22,7 @@ Int64 = npt.NDArray[np.int64]
 
 BINS = 65536
 
-COUNTED = 2**18
+COUNTED = 2**16
 """Labels that are counted at a time: they are widened for that, or sorted."""
 
 

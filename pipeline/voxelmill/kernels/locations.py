@@ -22,7 +22,7 @@ UInt64 = npt.NDArray[np.uint64]
 
 CLASS_SAMPLES = 10_000
 """Most voxels kept of one class."""
-TOTAL_SAMPLES = 1_000_000
+TOTAL_SAMPLES = 500_000
 """Most voxels kept of all classes; at least `MOST_CLASSES`."""
 MOST_CLASSES = 1_000
 """More ids than these are instances, not classes."""
@@ -64,7 +64,7 @@ class ForegroundLocations:
     its linear index in the source grid (C order), and of each class those k voxels are kept that have the
     smallest hashes: a uniform sample that depends neither on the order nor on the depth of the slabs::
 
-        k = min(10,000, 1,000,000 // number of classes seen so far)
+        k = min(10,000, 500,000 // number of classes seen so far)
 
     With more classes k only shrinks. So a voxel is dropped only when its class has k voxels with smaller
     hashes, which are at least as many as the final k: no voxel of the final sample is ever dropped.
@@ -72,8 +72,8 @@ class ForegroundLocations:
     Of all foreground together 10,000 voxels are sampled, too. More than 1,000 ids, or one beyond int64,
     are taken for instances: the classes' samples are given up for good, and that sample remains.
 
-    Memory is bounded by `LOCATIONS_BYTES`, 49.2 MB, whatever the volume: 16.2 MB for hashes (8 bytes each,
-    twice as many as are kept; a hash tells its voxel, since splitmix64 is a bijection), 32 MB for the
+    Memory is bounded by `LOCATIONS_BYTES`, 25.2 MB, whatever the volume: 8.2 MB for hashes (8 bytes each,
+    twice as many as are kept; a hash tells its voxel, since splitmix64 is a bijection), 16 MB for the
     result (32 bytes a voxel), 1 MiB for tables and scratch. Beside it are held a byte for each slice, and
     a copy of one slice of labels where they are not C-contiguous or are read-only.
 
