@@ -24,7 +24,7 @@ class Described(Volume):
     """A volume of which only the description matters here."""
 
     def slabs(self, depth):
-        raise NotImplementedError
+        yield from ()
 
 
 def volume(dtype, slope=1.0, intercept=0.0):

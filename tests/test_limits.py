@@ -1,6 +1,8 @@
 """A limit on memory changes how a volume is cut, and nothing else; what cannot fit is refused."""
 
+import json
 import re
+import shutil
 import threading
 import time
 
@@ -288,6 +290,20 @@ def test_the_limit_is_no_part_of_the_settings_token(made):
 
 
 class TestCommandLine:
+    def test_preprocess_within_less_than_was_planned(self, made, tmp_path):
+        """Refused before any work; what was made before is kept."""
+        out = tmp_path / "out"
+        shutil.copytree(made[1], out)
+        values = json.loads((out / "plan.json").read_text())
+        for row in values["configurations"]["fullres"]["cases"].values():
+            row.update(chunk=[512] * 3, shard=[512] * 3, shape=[512] * 3)
+        (out / "plan.json").write_text(json.dumps(values))
+        before = stores(out)
+        done = alone("preprocess", out, "--memory-limit", "300MiB")
+        assert done.returncode == 2, done.stderr
+        assert re.search(r"voxelmill: a chunk of 512 x 512 x 512 .* needs a worker of \d+MiB", done.stderr)
+        assert stores(out) == before
+
     @pytest.fixture
     def wide(self, tmp_path):
         """One slice has 200 MB."""

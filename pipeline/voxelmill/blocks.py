@@ -66,11 +66,8 @@ def fit_piece(work: Work, memory: Memory) -> tuple[Shape, int]:
             if budget is None or task <= budget:
                 return piece, task
     chunk = " x ".join(str(n) for n in work.chunk)
-    error = too_little(
-        f"a chunk of {chunk} voxels of the training set, with what it is made of,", task, memory
-    )
-    error.args = (f"{error} Or choose smaller ones with store.chunk.",)
-    raise error
+    what = f"a chunk of {chunk} voxels of the training set, with what it is made of,"
+    raise too_little(what, task, memory, " Or choose smaller ones with store.chunk.")
 
 
 def _shapes(shard: Shape, chunk: Shape) -> Iterator[Shape]:

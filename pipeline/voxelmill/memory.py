@@ -141,12 +141,12 @@ class SlabCost(Model):
         return depth
 
 
-def too_little(what: str, task: int, memory: Memory) -> MemoryLimitError:
-    """What to say of a task that does not fit."""
+def too_little(what: str, task: int, memory: Memory, otherwise: str = "") -> MemoryLimitError:
+    """What to say of a task that does not fit, and what else may be done."""
     needed, given = BASE_BYTES + task, memory.limit or 0
     return MemoryLimitError(
         f"{what} needs a worker of {_mib(needed)}, --memory-limit is {_mib(given)}. "
-        f"Pass --memory-limit {_mib(needed)}, or more."
+        f"Pass --memory-limit {_mib(needed)}, or more.{otherwise}"
     )
 
 

@@ -162,6 +162,7 @@ class Job:
         """The raw store into the training store."""
         with self._stage("preprocess", engine):
             self.outcomes += preprocess_cases(self.out, plan, engine)
+        self._check_memory()
 
     def _check_memory(self) -> None:
         """Refuse to go on where a case does not fit into memory, which is no fault of the case."""

@@ -88,12 +88,18 @@ class Job:
 def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
     """Make every shard of the plan that is not whole yet, within the memory that the plan's settings give.
 
-    A case that fails leaves nothing behind, but where a worker was lost, whole shards are kept for a rerun.
+    A case that fails leaves nothing behind, but where a worker was lost, or memory is too little, whole
+    shards are kept for a rerun.
 
     Returns
     -------
     list of Outcome
         One a shard; `value` is its number of voxels.
+
+    Raises
+    ------
+    MemoryLimitError
+        Before any work, if a piece of a shard does not fit.
     """
     root = out / store.TRAINING
     store.write_group(root, "", {})
@@ -104,10 +110,12 @@ def preprocess(out: Path, plan: Plan, engine: Engine) -> list[Outcome]:
         store.sweep(root, configuration)
         jobs = _jobs(out, plan, configuration, Memory(plan.settings.memory_limit, engine.threads))
         waiting = [(job, box) for job in jobs for box in _missing(job)]
+        for job in jobs:
+            fit_piece(job.work, job.memory)
         _sweep(waiting)
         kept = sum(job.plan.shards for job in jobs) - len(waiting)
         done = engine.run(f"preprocess {configuration}", _tasks(waiting), len(waiting), kept)
-        for case in {o.case for o in done if o.cause is not None and not o.is_lost}:
+        for case in {o.case for o in done if o.cause is not None and not (o.is_lost or o.is_refused)}:
             store.remove_group(root, f"{configuration}/{case}")
         outcomes += done
     return outcomes

@@ -204,7 +204,9 @@ class ArrayWriter:
         box = Box(tuple(start), tuple(a + n for a, n in zip(start, values.shape, strict=True)))
         for index in self._array.shards_in(box):
             part = self._array.shard_box(index).intersect(box)
-            shard = self._open.setdefault(index, _ShardWriter(self._array, index))
+            if index not in self._open:
+                self._open[index] = _ShardWriter(self._array, index)
+            shard = self._open[index]
             shard.write(part, values[_within(part, box.start)])
             if shard.is_complete:
                 shard.finish()

@@ -31,6 +31,7 @@ from voxelmill.kernels.histogram import (
 )
 from voxelmill.kernels.keys import ZERO_KEY, Float32, check_rescale, is_narrow, rescale, values_of
 from voxelmill.kernels.scan import scan_plane
+from voxelmill.kernels.slices import SlicesSeen
 
 __all__ = [
     "BINS",
@@ -146,7 +147,7 @@ class ChannelFacts:
         self._sums = np.zeros((shape[0], 4), np.int64 if self._narrow else np.float64)
         self._histogram = np.zeros(BINS, np.int64)
         self._nonfinite = 0
-        self._seen = np.zeros(shape[0], bool)
+        self._slices = SlicesSeen(shape)
 
     def add(self, z: int, data: Array, foreground: Array | None = None) -> None:
         """Take in slices ``z`` to ``z + len(data)``.
@@ -189,16 +190,11 @@ class ChannelFacts:
 
     def _claim(self, z: int, data: Array, foreground: Array | None) -> None:
         """Check that the slab fits and is new."""
-        slices = slice(z, z + len(data))
-        if z < 0 or z + len(data) > self.shape[0] or data.shape[1:] != self.shape[1:]:
-            raise ValueError(f"a slab of shape {data.shape} at slice {z} does not fit into {self.shape}")
         if foreground is not None and foreground.shape != data.shape:
             raise ValueError(f"foreground has shape {foreground.shape}, its slab {data.shape}")
         if data.dtype != self.dtype:
             raise ValueError(f"a slab is {data.dtype}, the channel {self.dtype}")
-        if self._seen[slices].any():
-            raise ValueError(f"slices {z} to {z + len(data)} were added before")
-        self._seen[slices] = True
+        self._slices.claim(z, data.shape)
 
     def result(self) -> Facts:
         """The facts, once every slice was added.
@@ -208,9 +204,7 @@ class ChannelFacts:
         ValueError
             If slices are missing.
         """
-        if not self._seen.all():
-            missing = int(np.flatnonzero(~self._seen)[0])
-            raise ValueError(f"slice {missing} of {self.shape[0]} was not added; facts need all slices")
+        self._slices.check_all("facts")
         low, high = self._range(self._low, self._high, self._nonzero)
         count = int(self._nonzero[: self.shape[0]].sum())
         total, squares = self._moments(count, self._sums[:, 0].tolist(), self._sums[:, 1].tolist())

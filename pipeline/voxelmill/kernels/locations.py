@@ -15,6 +15,7 @@ import numpy.typing as npt
 from voxelmill.errors import ValueRuleError
 from voxelmill.geometry import Shape
 from voxelmill.kernels.compiled import compiled
+from voxelmill.kernels.slices import SlicesSeen
 
 Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
@@ -89,7 +90,7 @@ class ForegroundLocations:
         self.shape = shape
         self.ignore_label = ignore_label
         self.is_instances = False
-        self._seen = np.zeros(shape[0], bool)
+        self._slices = SlicesSeen(shape)
         self._classes = 0
         self._slots = np.zeros(_SLOTS, np.uint64)  # hash table of ids; 0 where a slot is free
         self._rows = np.zeros(_SLOTS, np.int64)  # rows of these ids; row 0 is all foreground, no id's
@@ -116,7 +117,7 @@ class ForegroundLocations:
         """
         if labels.dtype.kind not in "biu":
             raise ValueRuleError(f"labels are {labels.dtype}; integers are needed. Convert the label image.")
-        self._claim(z, labels)
+        self._slices.claim(z, labels.shape)
         for i, plane in enumerate(labels):
             self._add_plane(z + i, plane)
 
@@ -128,9 +129,7 @@ class ForegroundLocations:
         ValueError
             If slices are missing.
         """
-        if not self._seen.all():
-            missing = int(np.flatnonzero(~self._seen)[0])
-            raise ValueError(f"slice {missing} of {self.shape[0]} was not added; locations need all slices")
+        self._slices.check_all("locations")
         ids, rows = self._classes_by_id()
         for row in rows:
             self._trim(row)
@@ -148,16 +147,6 @@ class ForegroundLocations:
         found = np.flatnonzero(self._rows)
         found = found[np.argsort(self._slots[found])]
         return self._slots[found].astype(np.int64), self._rows[found]
-
-    def _claim(self, z: int, labels: Array) -> None:
-        """Check that the slab fits and is new."""
-        stop = z + len(labels)
-        if labels.ndim != 3 or z < 0 or stop > self.shape[0] or labels.shape[1:] != self.shape[1:]:
-            raise ValueError(f"a slab of shape {labels.shape} at slice {z} does not fit into {self.shape}")
-        if self._seen[z:stop].any():
-            twice = z + int(np.flatnonzero(self._seen[z:stop])[0])
-            raise ValueError(f"slice {twice} of the slices {z} to {stop} was added before")
-        self._seen[z:stop] = True
 
     def _add_plane(self, z: int, plane: Array) -> None:
         """Take in one slice: scan until something is in the way, clear it, go on."""
