@@ -17,7 +17,10 @@ def process(source, out, preset="default", restart=False, **settings):
     """A whole run without a cluster."""
     config = make_config({**load_config(preset).model_dump(exclude_unset=True), **settings})
     job = Job(out, config, restart)
-    return job.run(job.discover(source), Engine(None, Reporter()))
+    sources = job.discover(source)
+    with job.hold("run"):
+        job.check(sources)
+        return job.run(sources, Engine(None, Reporter()))
 
 
 def group(out, case, configuration="fullres"):

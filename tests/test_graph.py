@@ -12,7 +12,8 @@ from distributed import Client
 
 from voxelmill.cluster import connect
 from voxelmill.errors import FormatError, StageError
-from voxelmill.graph import WINDOW_PER_THREAD, Engine, Outcome, execute, task, tree
+from voxelmill.graph import Engine, Outcome, execute, task, tree
+from voxelmill.graph.execute import WINDOW_PER_THREAD
 from voxelmill.progress import Reporter
 
 WORKERS = 2
@@ -186,13 +187,17 @@ def test_what_comes_after_a_failure_is_not_run_and_passes_the_cause_on(client, t
     assert not (tmp_path / "file").exists()
 
 
-def test_a_stage_counts_a_failed_preparation_once(client):
+def test_a_stage_tells_of_a_failed_preparation_once(client, caplog):
     bad, good = task("prepare-bad", "a", fail_expectedly), task("prepare-good", "b", double, 1)
     shards = [task(f"shard-a-{i}", "a", double, i, after=[bad]) for i in range(3)]
     shards += [task(f"shard-b-{i}", "b", double, i, after=[good]) for i in range(3)]
-    found = Engine(client, Reporter()).run("preprocess", iter(shards), len(shards))
-    assert sorted(o.name for o in found) == ["prepare-bad", "shard-b-0", "shard-b-1", "shard-b-2"]
-    assert {o.case for o in found if o.cause} == {"a"}
+    found = {o.case: o for o in Engine(client, Reporter()).run("preprocess", iter(shards), len(shards))}
+    assert found.keys() == {"a", "b"}
+    assert found["a"].cause == "channel 0 ends early. Mend the file."
+    assert (found["b"].cause, found["b"].value) == (None, 6)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [
+        "preprocess: case a: channel 0 ends early. Mend the file."
+    ]
 
 
 # Trees

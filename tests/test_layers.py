@@ -14,17 +14,19 @@ PACKAGE = Path(voxelmill.__file__).parent
 
 # A module imports modules of its own row and of the rows above it. The last row whose name fits decides.
 RANKS = [
-    {"errors", "geometry"},
-    {"volume", "config", "spacing", "patch"},
+    {"errors", "geometry", "partials"},
+    {"volume", "config", "spacing", "patch", "share", "processes"},
     {"kernels"},
     {"readers", "sources", "manifest", "checksum", "layout", "memory", "blocks", "document", "phantoms"},
-    {"fingerprint", "incoming", "places", "records"},
+    {"fingerprint", "incoming", "lease", "places", "records"},
     {"plan"},
     {"planner"},
     {"shards", "store"},
     {"progress", "graph"},
-    {"cases", "ingest", "statistics", "preprocess", "resume", "cluster", "report", "summary"},
+    {"cases", "training", "ingest", "statistics", "preprocess", "resume", "cluster", "report"},
+    {"status", "summary"},
     {"pipeline"},
+    {"options"},
     {"cli", "worker"},
     {"__main__"},
 ]
@@ -33,6 +35,8 @@ RANKS = [
 ALLOWED = {
     "dask": {"graph", "cluster"},
     "distributed": {"graph", "cluster"},
+    "dask_jobqueue": {"cluster.queues"},
+    "dask_cuda": {"cluster.gpus"},
     "cupy": {"kernels.backend"},
     "cupyx": {"kernels.backend"},
     "zarr": {"store", "readers.ome_zarr", "readers.multiscales"},

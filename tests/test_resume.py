@@ -17,6 +17,7 @@ from voxelmill import preprocess
 from voxelmill.errors import SettingsChangedError, VoxelmillError
 from voxelmill.memory import Memory
 from voxelmill.plan import Plan
+from voxelmill.training import training_cases
 
 CASES = {
     "a": ((14, 18, 16), (1.0, 1.2, 1.0)),
@@ -300,9 +301,9 @@ class TestLeftovers:
     def test_a_preparation_that_is_run_again_spares_what_others_write(self, made, out):
         """Dask runs a preparation again when the worker that held its result dies; shards go on meanwhile."""
         plan = Plan.load(out)
-        job = next(job for job in preprocess._jobs(out, plan, "fullres", Memory()) if job.case == "b")
+        case = next(c for c in training_cases(out, plan, "fullres", Memory()) if c.case == "b")
         (out / self.PARTIAL).write_bytes(b"being written")
-        preprocess.prepare_case(job)
+        preprocess.prepare_case(case)
         assert (out / self.PARTIAL).read_bytes() == b"being written"
 
     def test_a_run_sweeps_what_a_killed_one_left(self, made, out):

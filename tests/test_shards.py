@@ -18,6 +18,7 @@ from voxelmill import store
 from voxelmill.config import StoreConfig
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box
+from voxelmill.partials import is_left
 from voxelmill.shards import ABSENT
 
 SHAPE, CHUNK, SHARD = (2, 8, 12, 10), (1, 4, 6, 5), (2, 8, 6, 10)
@@ -175,7 +176,7 @@ def test_a_shard_gets_its_name_with_its_last_chunk(tmp_path):
             for channel in (0, 1):
                 assert array.file(FIRST).read_bytes() == before[array.file(FIRST).relative_to(array.folder)]
                 pieces.write((channel, z, 0, 0), new[channel : channel + 1, z : z + 4, :6])
-                partial = [p for p in array.folder.rglob("*") if store._is_trash(p)]
+                partial = [p for p in array.folder.rglob("*") if is_left(p)]
                 assert len(partial) == (0 if (channel, z) == (1, 4) else 1)
         assert np.array_equal(whole(array)[:, :, :6], new[:, :, :6])
     assert np.array_equal(whole(array)[:, :, 6:], values[:, :, 6:])

@@ -6,7 +6,6 @@ writes what this reads; fingerprint and preprocess work on nothing else. Knows n
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +27,7 @@ from voxelmill.kernels.keys import rescale
 from voxelmill.kernels.locations import Locations
 from voxelmill.layout import raw_layout
 from voxelmill.memory import Memory, mask_cost
+from voxelmill.partials import partial_name
 from voxelmill.places import InPlace, is_known, open_place
 from voxelmill.records import CaseRecord, DatasetRecord, unpack_facts
 from voxelmill.shards import ShardedArray
@@ -210,7 +210,7 @@ class RawCase:
         """
         path = f"{self.case}/mask"
         if not self._has_mask():
-            partial = f"{path}.{uuid.uuid4().hex}.partial"
+            partial = str(partial_name(Path(path)))
             try:
                 self._write_mask(partial, memory)
                 self._name_mask(partial, path)

@@ -21,11 +21,12 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from voxelmill import __version__
-from voxelmill.config import Config, load_config
-from voxelmill.errors import VoxelmillError
+from voxelmill.errors import ClusterLostError, LeaseLostError, VoxelmillError
+from voxelmill.options import Options, with_options
 
 if TYPE_CHECKING:
     from voxelmill.graph import Engine
+    from voxelmill.lease import Lease
     from voxelmill.pipeline import Job
     from voxelmill.report import Report
 
@@ -40,18 +41,9 @@ console = Console(stderr=True)
 
 Source = Annotated[Path, typer.Argument(help="nnU-Net raw dataset, folder of images or series, or manifest.")]
 Out = Annotated[Path, typer.Argument(help="Folder for the stores.")]
-Preset = Annotated[str, typer.Option(help="default, or nnunet: its labels and its -1 outside the mask.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting, key=value in TOML; repeatable.")
+ShareOf = Annotated[
+    str | None, typer.Option("--share", help="i/n: do the i-th of n shares, without a network between them.")
 ]
-Workers = Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")]
-Cluster = Annotated[str, typer.Option(help="local, or none: everything in this process.")]
-Scheduler = Annotated[str | None, typer.Option(help="Address or file of a running Dask scheduler.")]
-MemoryLimit = Annotated[
-    str | None, typer.Option(help="Most memory of a worker process, such as 1GiB; changes no voxel.")
-]
-Restart = Annotated[bool, typer.Option("--restart", help="Recompute what was made under other settings.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -66,106 +58,100 @@ def _options(
 
 
 @app.command()
-def run(
-    source: Source,
-    out: Out,
-    preset: Preset = "default",
-    config: ConfigFile = None,
-    set_: Settings = None,
-    memory_limit: MemoryLimit = None,
-    workers: Workers = None,
-    cluster: Cluster = "local",
-    scheduler: Scheduler = None,
-    restart: Restart = False,
-) -> None:
+@with_options
+def run(source: Source, out: Out, options: Options) -> None:
     """All stages: SOURCE to training-ready shards in OUT."""
-    job = _job(out, load_config(preset, config, set_ or (), memory_limit), restart)
+    if options.dry_run:
+        return typer.echo(options.job_script(out))
+    job = _job(out, options)
     sources = job.discover(source)
     _say_sources(len(sources.cases), sources.skipped)
-    with _engine(out, cluster, workers, scheduler) as engine:
-        report = job.run(sources, engine)
-    _finish(report, out)
+    with job.hold("run") as lease:
+        job.check(sources)
+        with _engine(job, options, lease) as engine:
+            report = job.run(sources, engine)
+        _finish(report, out)
 
 
 @app.command()
-def ingest(
-    source: Source,
-    out: Out,
-    preset: Preset = "default",
-    config: ConfigFile = None,
-    set_: Settings = None,
-    memory_limit: MemoryLimit = None,
-    workers: Workers = None,
-    cluster: Cluster = "local",
-    scheduler: Scheduler = None,
-    restart: Restart = False,
-) -> None:
+@with_options
+def ingest(source: Source, out: Out, options: Options, share: ShareOf = None) -> None:
     """First stage: source files into OUT's raw store."""
-    job = _job(out, load_config(preset, config, set_ or (), memory_limit), restart)
+    if options.dry_run:
+        return typer.echo(options.job_script(out))
+    job = _job(out, options, share)
     sources = job.discover(source)
     _say_sources(len(sources.cases), sources.skipped)
-    with _engine(out, cluster, workers, scheduler) as engine:
-        job.ingest(sources, engine)
-    _finish(job.report([c.case for c in sources.cases]), out)
+    cases = job.my_cases(sources)
+    with job.hold("ingest") as lease:
+        job.check(sources)
+        with _engine(job, options, lease) as engine, job.reporting(cases):
+            job.ingest(sources, engine)
+        _finish(job.report(cases), out)
 
 
 @app.command()
-def fingerprint(
-    out: Out,
-    memory_limit: MemoryLimit = None,
-    workers: Workers = None,
-    cluster: Cluster = "local",
-    scheduler: Scheduler = None,
-) -> None:
+@with_options
+def fingerprint(out: Out, options: Options) -> None:
     """Second stage: facts of the raw store into OUT/fingerprint.json."""
     from voxelmill.summary import fingerprint_table
 
-    job = _job(out, load_config(memory_limit=memory_limit), restart=False)
+    if options.dry_run:
+        return typer.echo(options.job_script(out))
+    job = _job(out, options)
     job.check_raw()
-    with _engine(out, cluster, workers, scheduler) as engine:
+    with job.hold("fingerprint") as lease, _engine(job, options, lease) as engine:
         made = job.fingerprint(engine)
     _stdout().print(fingerprint_table(made))
 
 
 @app.command()
-def plan(
-    out: Out,
-    preset: Preset = "default",
-    config: ConfigFile = None,
-    set_: Settings = None,
-    memory_limit: MemoryLimit = None,
-    restart: Restart = False,
-) -> None:
+@with_options
+def plan(out: Out, options: Options) -> None:
     """Third stage: every decision into OUT/plan.json, printed as a table. Reads no voxel."""
     from voxelmill.fingerprint import Fingerprint
     from voxelmill.summary import plan_tables
 
-    job = _job(out, load_config(preset, config, set_ or (), memory_limit), restart)
-    made = job.plan(Fingerprint.load(out))
+    job = _job(out, options)
+    found = Fingerprint.load(out)
+    with job.hold("plan"):
+        made = job.plan(found)
     for table in plan_tables(made, out):
         _stdout().print(table)
 
 
 @app.command()
-def preprocess(
-    out: Out,
-    memory_limit: MemoryLimit = None,
-    workers: Workers = None,
-    cluster: Cluster = "local",
-    scheduler: Scheduler = None,
-) -> None:
+@with_options
+def preprocess(out: Out, options: Options, share: ShareOf = None) -> None:
     """Last stage: the raw store into the training store, as OUT/plan.json says."""
     from voxelmill.plan import Plan
 
+    if options.dry_run:
+        return typer.echo(options.job_script(out))
     made = Plan.load(out)
-    if memory_limit is not None:
-        limited = load_config(memory_limit=memory_limit).memory_limit
-        settings = made.settings.model_copy(update={"memory_limit": limited})
-        made = made.model_copy(update={"settings": settings})
-    job = _job(out, made.settings, restart=False)
-    with _engine(out, cluster, workers, scheduler) as engine:
-        job.preprocess(made, engine)
-    _finish(job.report(sorted({case for c in made.configurations.values() for case in c.cases})), out)
+    job = _job(out, options, share)
+    made = job.adopt(made)
+    cases = job.planned_cases(made)
+    with job.hold("preprocess") as lease:
+        with _engine(job, options, lease) as engine, job.reporting(cases):
+            job.preprocess(made, engine)
+        _finish(job.report(cases), out)
+
+
+@app.command()
+def status(out: Out) -> None:
+    """How far a run on OUT is, from the stores alone; exit status 0 where nothing is missing."""
+    from voxelmill.status import read_status
+    from voxelmill.summary import status_table
+
+    found = read_status(out)
+    output = _stdout()
+    output.print(status_table(found))
+    for case, cause in found.failed.items():
+        output.print(f"failed  {case}: {cause}", highlight=False, markup=False, soft_wrap=True)
+    for holder in found.holders:
+        output.print(f"at work  {holder}", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(0 if found.is_complete else 1)
 
 
 @app.command()
@@ -173,7 +159,7 @@ def demo(
     out: Annotated[Path, typer.Argument(help="Folder for the phantoms and what becomes of them.")] = Path(
         "voxelmill-demo"
     ),
-    workers: Workers = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")] = None,
 ) -> None:
     """Make phantoms, run all stages on them, and say where everything is."""
     from voxelmill.phantoms import write_dataset
@@ -182,29 +168,42 @@ def demo(
     if not source.exists():
         logger.info("making phantoms")
         write_dataset(source)
-    run(source, out / "out", workers=workers)
+    run(source=source, out=out / "out", **vars(Options(workers=workers)))
 
 
 class _StoppedError(Exception):
-    """Ctrl-C; not KeyboardInterrupt, which the command parser would swallow."""
+    """Ctrl-C, or a batch system's SIGTERM; not KeyboardInterrupt, which the command parser would swallow."""
 
 
 def main() -> None:
     """Entry point of the console script."""
     _log_to_terminal()
     sys.unraisablehook = _lose_no_interrupt
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
+    except (ClusterLostError, LeaseLostError) as error:
+        _fail(str(error), 1)
     except VoxelmillError as error:
         _fail(str(error), 2)
     except (_StoppedError, KeyboardInterrupt):
-        _fail("stopped. Run the same command again to go on from here.", 130)
+        _fail("stopped. Run the same command again to go on from here.", 143 if _terminated.is_set() else 130)
     except OSError as error:
         _fail(f"{error.strerror or error}. Check that OUT can be written and its disk has room.", 1)
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         _fail(f"{type(error).__name__} at {where}: {error}. This is a bug; OUT/logs has the details.", 1)
+
+
+_terminated = threading.Event()
+
+
+def _terminate(number: int, frame: object) -> None:
+    """Ends like Ctrl-C: what was started is stopped, jobs are cancelled, OUT is let go."""
+    if not _terminated.is_set():
+        _terminated.set()
+        raise KeyboardInterrupt
 
 
 def _lose_no_interrupt(lost: sys.UnraisableHookArgs) -> None:
@@ -242,22 +241,27 @@ def _say_sources(cases: int, skipped: tuple[str, ...]) -> None:
     logger.info("found %d case%s%s", cases, "" if cases == 1 else "s", left_out)
 
 
-def _job(out: Path, config: Config, restart: bool) -> Job:
+def _job(out: Path, options: Options, share: str | None = None) -> Job:
     from voxelmill.pipeline import Job
+    from voxelmill.share import Share
 
-    return Job(out, config, restart)
+    mine = None if share is None else Share.parse(share)
+    return Job(out, options.load(), options.restart, mine)
 
 
 @contextmanager
-def _engine(out: Path, cluster: str, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+def _engine(job: Job, options: Options, lease: Lease) -> Iterator[Engine]:
     """Where to run; Ctrl-C closes it in order."""
-    from voxelmill.cluster import connect
-    from voxelmill.graph import Engine
-    from voxelmill.progress import Reporter, log_to
+    from voxelmill.progress import log_to
 
+    log = f"voxelmill-{job.command}{job.share.suffix}.log" if job.share else "voxelmill.log"
     try:
-        with connect(cluster, workers, scheduler) as client, log_to(out / "logs"), _once():
-            yield Engine(client, Reporter(console))
+        with (
+            options.engine(job.out, job.config, console, lease) as engine,
+            log_to(job.out / "logs", log),
+            _once(),
+        ):
+            yield engine
     except KeyboardInterrupt:
         raise _StoppedError from None
 

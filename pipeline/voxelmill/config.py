@@ -1,8 +1,8 @@
 """Settings: what a user may choose, where each value came from, and what a wrong one is told.
 
-In: a preset, a TOML file and ``key=value`` words, later ones winning. Out: one validated `Config`. Every
-setting here changes voxels or their layout on disk, but for the memory that a worker may take; how many
-workers there are does not belong here.
+In: a preset, a TOML file and ``key=value`` words, later ones winning. Out: one validated `Config`. All
+settings here change voxels or their layout on disk, but for the memory that a worker may take and what jobs
+of a batch system are asked for; how many workers there are does not belong here.
 """
 
 from __future__ import annotations
@@ -47,6 +47,46 @@ class IngestConfig(Model):
     copy_: bool = Field(default=True, alias="copy")
     """False: images that can be read box by box (OME-Zarr; uncompressed NIfTI, MetaImage, NRRD, TIFF; .npy)
     stay where they are and are read there. Their paths are then kept in OUT/logs."""
+
+
+class ClusterConfig(Model):
+    """What jobs of a batch system are asked for, in dask-jobqueue's words.
+
+    What is not set here comes from dask-jobqueue's own configuration files (jobqueue.yaml of the site).
+    """
+
+    queue: str | None = None
+    """Partition or queue."""
+
+    account: str | None = None
+    """Who pays."""
+
+    walltime: str | None = None
+    """Longest time of a job, as the batch system writes it, such as "12:00:00"."""
+
+    cores: PositiveInt | None = None
+    """Cores of a job."""
+
+    processes: PositiveInt | None = None
+    """Worker processes of a job; by default one a core."""
+
+    memory: str | None = None
+    """Memory of a job, such as "32GiB"; by default what its workers take. It limits them, too."""
+
+    job_extra_directives: tuple[str, ...] | None = None
+    """More directives, such as ["--constraint=avx512"]."""
+
+    job_script_prologue: tuple[str, ...] | None = None
+    """Commands before a worker starts, such as ["module load python"]."""
+
+    interface: str | None = None
+    """Network interface, such as "ib0"."""
+
+    minimum: int | None = Field(default=None, ge=0)
+    """Workers that are kept when there is little to do; by default all of --workers."""
+
+    lifetime: float | None = Field(default=None, ge=0)
+    """Seconds after which a worker ends by itself; by default nine tenths of the walltime. 0: never."""
 
 
 class StoreConfig(Model):
@@ -105,6 +145,13 @@ class Config(Model):
     memory_limit: ByteSize | None = None
     """Most memory of a worker process, such as "4GiB"; also the option --memory-limit. It changes no voxel,
     only how much of a volume is in memory at a time."""
+
+    no_worker_timeout: float | None = Field(default=None, ge=0, exclude=True)
+    """Seconds without any worker after which a run ends, resumable, with status 1; by default 300, in which
+    time that jobs wait in the queue of a batch system does not count."""
+
+    cluster: ClusterConfig = Field(default=ClusterConfig(), exclude=True)
+    """Where a run takes place leaves no trace in OUT."""
 
     dicom: DicomConfig = DicomConfig()
     ingest: IngestConfig = IngestConfig()

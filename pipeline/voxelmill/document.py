@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from voxelmill.config import Model
 from voxelmill.errors import StoreError
+from voxelmill.partials import partial_name
 
 
 class Document(Model):
@@ -54,7 +55,7 @@ class Document(Model):
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that a reader, or a power cut, finds the old one or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_name(path)
     with partial.open("w") as file:
         file.write(text)
         file.flush()

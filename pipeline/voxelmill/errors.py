@@ -51,3 +51,15 @@ class SettingsChangedError(StoreError):
 
 class StageError(VoxelmillError):
     """A stage that needs all its cases could not be finished."""
+
+
+class ClusterLostError(VoxelmillError):
+    """No worker or no scheduler is left: the run ends, what is written stays."""
+
+
+class LeaseError(VoxelmillError):
+    """OUT is held by another run."""
+
+
+class LeaseLostError(LeaseError):
+    """OUT was held by this run, and is no more."""

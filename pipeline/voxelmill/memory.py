@@ -32,6 +32,9 @@ PROC = Path("/proc/self")
 BASE_BYTES = 200 * 2**20
 """Resident memory of a worker process with all libraries and compiled kernels loaded; measured."""
 
+NANNY_BYTES = 128 * 2**20
+"""Resident memory of the process that starts a worker process and restarts it when it dies; measured."""
+
 HISTOGRAM_BYTES = 8 * BINS
 
 MERGE_BYTES = 64 * 2**20

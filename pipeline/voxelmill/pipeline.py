@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,23 +17,27 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from voxelmill.cases import list_cases
+from voxelmill.cases import list_cases, read_dataset
 from voxelmill.cluster import connect
 from voxelmill.config import Config, make_config
-from voxelmill.errors import ConfigError, MemoryLimitError
+from voxelmill.errors import ClusterLostError, ConfigError, MemoryLimitError, StoreError
 from voxelmill.fingerprint import Fingerprint
-from voxelmill.graph import Engine, Outcome
+from voxelmill.graph import Engine, Outcome, Watch
 from voxelmill.ingest import dataset_record
 from voxelmill.ingest import ingest as ingest_cases
+from voxelmill.lease import Lease, hold
 from voxelmill.memory import BASE_BYTES, Memory
-from voxelmill.plan import Plan
+from voxelmill.plan import CHANGES_NO_VOXEL, Plan
 from voxelmill.planner import make_plan
 from voxelmill.preprocess import preprocess as preprocess_cases
 from voxelmill.progress import Reporter, log_to
-from voxelmill.report import Report, make_report
+from voxelmill.report import Report, failed_cases, forget_reports, make_report, save_share
 from voxelmill.resume import check_plan, check_sources, remember_sources
+from voxelmill.share import Share
 from voxelmill.sources import Sources, discover
 from voxelmill.statistics import find_odd_cases, make_fingerprint
+from voxelmill.status import read_status
+from voxelmill.training import deal, training_cases
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -78,8 +82,10 @@ def run(
     settings = config if isinstance(config, Config) else make_config(dict(config or {}))
     job = Job(Path(out), settings)
     sources = job.discover(Path(source))
-    with nullcontext(client) if client is not None else connect() as on, log_to(job.out / "logs"):
-        return job.run(sources, Engine(on, Reporter()))
+    with job.hold("run") as lease:
+        job.check(sources)
+        with nullcontext(client) if client is not None else connect() as on, log_to(job.out / "logs"):
+            return job.run(sources, Engine(on, Reporter(), watch=Watch(check=lease.check)))
 
 
 @dataclass
@@ -89,6 +95,8 @@ class Job:
     out: Path
     config: Config
     restart: bool = False
+    share: Share | None = None
+    command: str = "run"
     outcomes: list[Outcome] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
@@ -102,6 +110,23 @@ class Job:
                 f"--memory-limit is {limit / 2**20:.0f} MiB; a worker takes {BASE_BYTES >> 20} MiB before it "
                 f"does anything. Pass {SMALLEST_LIMIT >> 20}MiB or more."
             )
+        if self.share is not None and self.restart:
+            raise ConfigError(
+                "--restart would remove what other shares write. Run it without --share, then the shares."
+            )
+
+    @contextmanager
+    def hold(self, command: str) -> Iterator[Lease]:
+        """Keep OUT from other runs, but for other shares of the same stage.
+
+        Raises
+        ------
+        LeaseError
+            If another run holds it.
+        """
+        self.command = command
+        with hold(self.out, command, self.share) as lease:
+            yield lease
 
     def discover(self, source: Path) -> Sources:
         """Find the cases of SOURCE; refused before anything is started or written."""
@@ -113,28 +138,78 @@ class Job:
             raise ConfigError(
                 "OUT cannot be written: no permission, or a file is in the way. Name another path."
             )
-        check_sources(self.out, sources, dataset_record(sources, self.config), self.restart)
         return sources
 
+    def check(self, sources: Sources) -> None:
+        """Refuse to mix what OUT holds with other settings or sources, or remove what does not fit."""
+        dataset = dataset_record(sources, self.config)
+        check_sources(self.out, sources, dataset, self.restart, self.share)
+
+    def my_cases(self, sources: Sources) -> list[str]:
+        """The cases of a share, or all."""
+        mine = sources.cases if self.share is None else self.share.of(sources.cases)
+        return [c.case for c in mine]
+
+    def adopt(self, plan: Plan) -> Plan:
+        """A plan with this run's memory; refused where other settings were said than it was made with."""
+        said = self.config.model_fields_set - CHANGES_NO_VOXEL - {"cluster", "no_worker_timeout"}
+        for name in sorted(said):
+            now, planned = getattr(self.config, name), getattr(plan.settings, name)
+            if now != planned:
+                raise ConfigError(
+                    f"setting {name!r} is {now!r}, plan.json was made with {planned!r}. Leave it out, or run "
+                    "`voxelmill plan OUT` with it first."
+                )
+        limit = self.config.memory_limit or plan.settings.memory_limit
+        return plan.model_copy(update={"settings": plan.settings.model_copy(update={"memory_limit": limit})})
+
+    def planned_cases(self, plan: Plan) -> list[str]:
+        """The cases that a share, or all, has shards of, sorted."""
+        names = set[str]()
+        for configuration in plan.configurations:
+            cases = list(training_cases(self.out, plan, configuration, Memory()))
+            names |= {c.case for c, shards in zip(cases, deal(cases, self.share), strict=True) if shards}
+        return sorted(names)
+
     def check_raw(self) -> None:
-        """Refuse to go on without a raw store."""
-        list_cases(self.out)
+        """Refuse to go on without a raw store, or with one that lacks cases and nobody says why."""
+        known = {*list_cases(self.out), *failed_cases(self.out)}
+        lacking = [case for case in read_dataset(self.out).cases if case not in known]
+        if lacking:
+            raise StoreError(
+                f"{len(lacking)} cases of SOURCE are not in the raw store, and none is reported as failed: "
+                f"{lacking[0]} is one. Run `voxelmill ingest`, or the share of it that ended early, again."
+            )
 
     def run(self, sources: Sources, engine: Engine) -> Report:
         """All stages."""
-        self.ingest(sources, engine)
-        if len(self.failed()) < len(sources.cases):
-            fingerprint = self.fingerprint(engine)
-            plan = self.plan(fingerprint, engine.threads)
-            _say_memory(plan, engine.local_workers)
-            self.preprocess(plan, engine)
-        return self.report([c.case for c in sources.cases])
+        cases = [c.case for c in sources.cases]
+        with self.reporting(cases):
+            self.ingest(sources, engine)
+            if len(self.failed()) < len(cases):
+                fingerprint = self.fingerprint(engine)
+                plan = self.plan(fingerprint, engine.threads)
+                _say_memory(plan, engine.local_workers)
+                self.preprocess(plan, engine)
+        return self.report(cases)
+
+    @contextmanager
+    def reporting(self, cases: Sequence[str]) -> Iterator[None]:
+        """Where the cluster is lost, report what the store lacks, and let the error pass."""
+        try:
+            yield
+        except ClusterLostError as lost:
+            unfinished, failed = set(read_status(self.out).unfinished), self.failed()
+            cause = f"not finished: {lost}"
+            self.outcomes += [Outcome("", c, cause=cause) for c in cases if c in unfinished - failed]
+            self.report(cases)
+            raise
 
     def ingest(self, sources: Sources, engine: Engine) -> None:
         """Source files into the raw store."""
         with self._stage("ingest", engine):
-            self.outcomes += ingest_cases(sources, self.out, self.config, engine)
-            remember_sources(self.out, sources)
+            self.outcomes += ingest_cases(sources, self.out, self.config, engine, self.share)
+            remember_sources(self.out, sources, self.share)
         self._check_memory()
 
     def fingerprint(self, engine: Engine) -> Fingerprint:
@@ -161,13 +236,13 @@ class Job:
     def preprocess(self, plan: Plan, engine: Engine) -> None:
         """The raw store into the training store."""
         with self._stage("preprocess", engine):
-            self.outcomes += preprocess_cases(self.out, plan, engine)
+            self.outcomes += preprocess_cases(self.out, plan, engine, self.share)
         self._check_memory()
 
     def _check_memory(self) -> None:
         """Refuse to go on where a case does not fit into memory, which is no fault of the case."""
         for outcome in self.outcomes:
-            if outcome.is_refused:
+            if outcome.trouble == "refused":
                 raise MemoryLimitError(f"case {outcome.case}: {outcome.cause}")
 
     def failed(self) -> set[str]:
@@ -176,18 +251,23 @@ class Job:
 
     @contextmanager
     def _stage(self, name: str, engine: Engine) -> Iterator[None]:
-        """Notes the wall time and the peak memory of a stage."""
+        """Notes the wall time and the peak memory of a stage; before the first, old reports go."""
+        if not self.stages and name != "fingerprint":
+            forget_reports(self.out, self.command, self.share)
         start = time.perf_counter()
         yield
         self.stages[name] = time.perf_counter() - start
         self.peak_bytes |= engine.peak_bytes
 
-    def report(self, cases: list[str]) -> Report:
-        """Write report.json."""
-        written = sum(o.value or 0 for o in self.outcomes if o.name.startswith("shard-"))
+    def report(self, cases: Iterable[str]) -> Report:
+        """Write report.json; a share joins what it did to what the others did."""
+        written = sum(o.value or 0 for o in self.outcomes if o.name.startswith("preprocess"))
         seconds = time.perf_counter() - self.started
         report = make_report(cases, self.outcomes, written, self.stages, self.peak_bytes, seconds)
-        report.save(self.out)
+        if self.share is None:
+            report.save(self.out)
+        else:
+            save_share(self.out, self.command, self.share, report)
         return report
 
 

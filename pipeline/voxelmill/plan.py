@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -61,13 +59,12 @@ class CasePlan(Model):
         """Shards along each axis."""
         return tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
 
-    def write_boxes(self) -> Iterator[tuple[Shape, Box]]:
-        """Index and write box of every shard, in order; they tile the output exactly once."""
-        for index in product(*(range(n) for n in self.grid)):
-            start = tuple(i * s for i, s in zip(index, self.shard, strict=True))
-            stop = tuple(min(a + s, n) for a, s, n in zip(start, self.shard, self.shape, strict=True))
-            z, y, x = index
-            yield (z, y, x), Box(start, stop)
+    def write_box(self, number: int) -> Box:
+        """What one shard holds; shards are counted in C order and tile the output exactly once."""
+        index = [int(i) for i in np.unravel_index(number, self.grid)]
+        start = tuple(i * s for i, s in zip(index, self.shard, strict=True))
+        stop = tuple(min(a + s, n) for a, s, n in zip(start, self.shard, self.shape, strict=True))
+        return Box(start, stop)
 
 
 class ConfigurationPlan(Model):

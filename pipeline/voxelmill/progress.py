@@ -119,10 +119,10 @@ def _bar(console: Console) -> Progress:
 
 
 @contextmanager
-def log_to(folder: Path) -> Iterator[None]:
-    """Everything, tracebacks too, into ``folder/voxelmill.log`` for as long as this lasts."""
+def log_to(folder: Path, name: str = "voxelmill.log") -> Iterator[None]:
+    """Everything, tracebacks too, into a file of the folder for as long as this lasts."""
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "voxelmill.log")
+    handler = logging.FileHandler(folder / name)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     previous, logger.level = logger.level, logging.DEBUG

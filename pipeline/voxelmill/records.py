@@ -26,6 +26,9 @@ class DatasetRecord(Model):
     settings: dict[str, Any]
     """The settings that ingest depends on."""
 
+    cases: tuple[str, ...] = ()
+    """Every case of the source, sorted, whether it could be read or not."""
+
 
 class LabelRecord(Model):
     """The label of a case."""

@@ -1,19 +1,29 @@
 """What a run did: one entry a case, with its cause where it failed; written to report.json and printed.
 
-In: outcomes of the stages. Out: a `Report`, its file and its table. Holds no file names.
+In: outcomes of the stages. Out: a `Report`, its file and its table; the reports of shares lie in OUT/logs,
+and report.json joins them. Holds no file names.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, TypeVar
 
+from pydantic import ValidationError
 from rich.table import Table
 
 from voxelmill.config import Model
-from voxelmill.document import Document
+from voxelmill.document import Document, write_text
+from voxelmill.errors import StoreError
 from voxelmill.graph import Outcome
+from voxelmill.share import Share
+
+LOGS = "logs"
+
+T = TypeVar("T", int, float)
 
 
 class CaseReport(Model):
@@ -106,3 +116,66 @@ def _case_report(case: str, outcomes: list[Outcome]) -> CaseReport:
         seconds=round(sum(o.seconds for o in outcomes), 3),
         peak_bytes=max((o.peak_bytes for o in outcomes), default=0),
     )
+
+
+def save_share(out: Path, stage: str, share: Share, report: Report) -> None:
+    """Keep the report of one share, and join all there are in report.json."""
+    (out / LOGS).mkdir(parents=True, exist_ok=True)
+    write_text(out / LOGS / f"report-{stage}{share.suffix}.json", report.model_dump_json(indent=1) + "\n")
+    join_reports(_share_reports(out)).save(out)
+
+
+def forget_reports(out: Path, stage: str, share: Share | None) -> None:
+    """Before a stage: remove what its earlier runs reported; a share leaves those of its fellows."""
+    for file in (out / LOGS).glob(f"report-{'*' if stage == 'run' else stage}-*of*.json"):
+        own = share is not None and file.stem.endswith(share.suffix)
+        if share is None or own or not file.stem.endswith(f"of{share.count}"):
+            file.unlink(missing_ok=True)
+    if share is None:
+        (out / Report.FILE).unlink(missing_ok=True)
+
+
+def failed_cases(out: Path) -> dict[str, str]:
+    """Causes of the cases that the last runs on OUT, or their shares, reported as failed."""
+    reports = _share_reports(out)
+    with suppress(StoreError):
+        reports.append(Report.load(out))
+    return {c.case: c.cause or "" for report in reports for c in report.failed}
+
+
+def join_reports(reports: Sequence[Report]) -> Report:
+    """One report of what several shares did at a time."""
+    by_case: dict[str, list[CaseReport]] = defaultdict(list)
+    for case in (case for report in reports for case in report.cases):
+        by_case[case.case].append(case)
+    return Report(
+        cases=tuple(_join(by_case[case]) for case in sorted(by_case)),
+        seconds=max(r.seconds for r in reports),
+        voxels=sum(r.voxels for r in reports),
+        peak_bytes=max(r.peak_bytes for r in reports),
+        stages=_most(r.stages for r in reports),
+        stage_peak_bytes=_most(r.stage_peak_bytes for r in reports),
+    )
+
+
+def _share_reports(out: Path) -> list[Report]:
+    """Those that can be read, in the order of their names."""
+    reports = []
+    for file in sorted((out / LOGS).glob("report-*of*.json")):
+        with suppress(OSError, ValidationError):
+            reports.append(Report.model_validate_json(file.read_bytes()))
+    return reports
+
+
+def _join(parts: Sequence[CaseReport]) -> CaseReport:
+    failed = next((part for part in parts if part.status == "failed"), parts[0])
+    seconds = round(sum(part.seconds for part in parts), 3)
+    return failed.model_copy(update={"seconds": seconds, "peak_bytes": max(p.peak_bytes for p in parts)})
+
+
+def _most(rows: Iterable[dict[str, T]]) -> dict[str, T]:
+    """The largest value of each key."""
+    most: dict[str, T] = {}
+    for row in rows:
+        most |= {key: max(value, most.get(key, value)) for key, value in row.items()}
+    return most

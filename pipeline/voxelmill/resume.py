@@ -18,14 +18,19 @@ from voxelmill.document import write_text
 from voxelmill.errors import SettingsChangedError, StoreError
 from voxelmill.plan import Plan
 from voxelmill.records import DatasetRecord
+from voxelmill.share import Share
 from voxelmill.sources import Sources
 
-STATS = Path("logs", "sources.json")
+LOGS, STATS = "logs", "sources{}.json"
+"""Sizes and times of the files of each case; a share has a file of its own."""
+
 HOW_ON = "Pass --restart to recompute what depends on it, or use another OUT."
 
 
-def check_sources(out: Path, sources: Sources, dataset: DatasetRecord, restart: bool) -> None:
-    """Refuse, or with `restart` remove, raw cases that this run would not make the same.
+def check_sources(
+    out: Path, sources: Sources, dataset: DatasetRecord, restart: bool, share: Share | None = None
+) -> None:
+    """Refuse, or with `restart` remove, raw cases that this run, or this share, would not make the same.
 
     Raises
     ------
@@ -41,7 +46,8 @@ def check_sources(out: Path, sources: Sources, dataset: DatasetRecord, restart: 
     if before != now:
         stale, change = present, _difference(before, now)
     else:
-        stale = _changed_cases(out, sources, present)
+        mine = present if share is None else [c for c in present if c in _names(sources, share)]
+        stale = _changed_cases(out, sources, mine)
         change = f"case {stale[0]} has other files or contents now, or is gone" if stale else ""
     if not stale:
         return
@@ -55,12 +61,19 @@ def check_sources(out: Path, sources: Sources, dataset: DatasetRecord, restart: 
         store.remove_group(root, case)
 
 
-def remember_sources(out: Path, sources: Sources) -> None:
-    """Keep sizes and times of the files of every case that is in the raw store."""
-    present = set(store.list_groups(out / store.RAW))
+def remember_sources(out: Path, sources: Sources, share: Share | None = None) -> None:
+    """Keep sizes and times of the files of every case, or every one of a share, that is in the raw store."""
+    present = set(store.list_groups(out / store.RAW)) & set(_names(sources, share))
     stats = {c.case: source_stats(c) for c in sources.cases if c.case in present}
-    (out / STATS).parent.mkdir(parents=True, exist_ok=True)
-    write_text(out / STATS, json.dumps(stats))
+    (out / LOGS).mkdir(parents=True, exist_ok=True)
+    suffix = "" if share is None else share.suffix
+    write_text(out / LOGS / STATS.format(suffix), json.dumps(stats))
+
+
+def _names(sources: Sources, share: Share | None) -> list[str]:
+    """The cases of a share of ingest."""
+    names = [c.case for c in sources.cases]
+    return names if share is None else list(share.of(names))
 
 
 def check_plan(out: Path, plan: Plan, restart: bool) -> None:
@@ -115,11 +128,13 @@ def _changed_cases(out: Path, sources: Sources, present: list[str]) -> list[str]
 
 
 def _read_stats(out: Path) -> dict[str, Any]:
-    """What `remember_sources` wrote; nothing where it is lost, and then contents are compared."""
-    try:
-        return dict(json.loads((out / STATS).read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+    """What `remember_sources` wrote, the last word on each case; what is lost is compared by its contents."""
+    stats: dict[str, Any] = {}
+    files = sorted((out / LOGS).glob(STATS.format("*")), key=lambda file: file.stat().st_mtime)
+    for file in files:
+        with suppress(OSError, ValueError, TypeError):
+            stats |= json.loads(file.read_text())
+    return stats
 
 
 def _difference(before: Any, after: Any, name: str = "") -> str:

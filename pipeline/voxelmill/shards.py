@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from numcodecs import blosc
 
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box
+from voxelmill.partials import partial_name
 from voxelmill.volume import Array, Convert, put
 
 Index = tuple[int, ...]
@@ -236,7 +236,7 @@ class _ShardWriter:
         self._waiting = array.chunks_within(index)
         self._extents = np.full((array.chunks_of_a_shard, 2), ABSENT, "<u8")
         self._size = 0
-        self.partial = self._target.with_name(f"{self._target.name}.{uuid.uuid4().hex}.partial")
+        self.partial = partial_name(self._target)
 
     @property
     def is_complete(self) -> bool:

@@ -22,11 +22,14 @@ import numpy.typing as npt
 from voxelmill.cases import RawCase, read_dataset
 from voxelmill.fingerprint import CaseFingerprint, Fingerprint, Intensity
 from voxelmill.geometry import Box, Shape
-from voxelmill.graph import Engine, task, tree
+from voxelmill.graph import Engine, Task, task, tree
 from voxelmill.kernels.facts import Facts
 from voxelmill.kernels.histogram import BINS, histogram_values, refine
 from voxelmill.kernels.keys import ZERO_KEY, is_narrow, keys_of, values_of
 from voxelmill.memory import CHANNELS_TOGETHER, FINE_HISTOGRAMS, Memory, fan_in, values_cost
+
+COARSE_FROM = 8
+"""Tasks for each thread, at least, where cases share tasks."""
 
 PERCENTILES = (0.5, 50.0, 99.5)
 
@@ -82,7 +85,8 @@ def make_fingerprint(out: Path, names: Sequence[str], engine: Engine, memory: Me
     masked = not any(RawCase(out, name).has_label for name in names)
     leaves = [task(f"fingerprint-{name}", name, summarise, out, name, masked, memory) for name in names]
     together = fan_in(RawCase(out, names[0]).channels)
-    summary: Summary = engine.one("fingerprint", tree("fingerprint-merge", leaves, merge, together))
+    root = tree("fingerprint-merge", leaves, merge, together, _is_coarse(leaves, together, engine))
+    summary: Summary = engine.one("fingerprint", root)
     bins = [_bins_wanted(weights) for weights in summary.coarse]
     fine = _refine(out, names, masked, bins, engine, memory)
     facts = list(summary.cases.values())
@@ -115,9 +119,15 @@ def _refine(
             task(f"percentiles-{name}", name, refine_case, out, name, masked, group, ignore_label, memory)
             for name in names
         ]
-        root = tree("percentiles-merge", leaves, _add_all, fan_in(FINE_HISTOGRAMS * len(group)))
+        together = fan_in(FINE_HISTOGRAMS * len(group))
+        root = tree("percentiles-merge", leaves, _add_all, together, _is_coarse(leaves, together, engine))
         fine += engine.one("fingerprint percentiles", root)
     return fine
+
+
+def _is_coarse(leaves: Sequence[Task], together: int, engine: Engine) -> bool:
+    """Whether cases share tasks: where there are so many that all workers still have their share of them."""
+    return len(leaves) > COARSE_FROM * together * engine.all_threads
 
 
 def summarise(out: Path, case: str, masked: bool, memory: Memory) -> Summary:

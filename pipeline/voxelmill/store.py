@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +27,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from voxelmill.config import StoreConfig
 from voxelmill.errors import StoreError
+from voxelmill.partials import is_left, partial_name, trash_name
 from voxelmill.shards import ShardedArray
 
 RAW = "raw.zarr"
@@ -39,7 +38,7 @@ ATTRIBUTES = "voxelmill"
 
 def _put(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial = partial_name(path)
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -80,30 +79,16 @@ def list_groups(root: Path, path: str = "") -> list[str]:
     folder = root / path
     if not folder.is_dir():
         return []
-    return sorted(p.name for p in folder.iterdir() if not _is_trash(p) and (p / "zarr.json").exists())
+    return sorted(p.name for p in folder.iterdir() if not is_left(p) and (p / "zarr.json").exists())
 
 
 def remove_group(root: Path, path: str) -> None:
     """Remove a group and all it holds; it is renamed first, so that half of it never keeps its name."""
     folder = root / path
     if folder.exists():
-        trash = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.trash")
+        trash = trash_name(folder)
         folder.rename(trash)
         shutil.rmtree(trash)
-
-
-def sweep(root: Path, path: str = "", whole: bool = False) -> None:
-    """Remove what a killed run left half-written or half-removed in a group, or in all that it holds."""
-    folder = root / path
-    for left in [p for p in (folder.rglob("*") if whole else folder.glob("*")) if _is_trash(p)]:
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
-
-
-def _is_trash(path: Path) -> bool:
-    return re.search(r"\.[0-9a-f]{32}\.(trash|partial)$", path.name) is not None
 
 
 def create_array(

@@ -15,6 +15,10 @@ from rich.table import Table
 
 from voxelmill.fingerprint import Fingerprint
 from voxelmill.plan import ConfigurationPlan, Plan
+from voxelmill.status import Status
+
+FEW = 5
+"""Names of unfinished cases shown."""
 
 MANY = 20
 """Cases shown one by one; the rest is counted."""
@@ -85,6 +89,19 @@ def _totals_table(plan: Plan, out: Path) -> Table:
     table.add_row("room on disk", f"{_size(free)}, {'enough' if free > needed else 'NOT ENOUGH'}")
     for stage, peak in plan.peak_bytes.items():
         table.add_row(f"peak memory of a worker, {stage}", _size(peak))
+    return table
+
+
+def status_table(status: Status) -> Table:
+    """How far each stage is."""
+    table = Table(title="How far it is", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("stage", "done", "of", "", "lacking"):
+        table.add_column(heading, justify="right" if heading in ("done", "of") else "left", overflow="fold")
+    for stage in status.stages:
+        lacking = ", ".join(stage.unfinished[:FEW])
+        if len(stage.unfinished) > FEW:
+            lacking += f" and {len(stage.unfinished) - FEW} more"
+        table.add_row(stage.name, str(stage.done), str(stage.total), stage.what, lacking)
     return table
 
 

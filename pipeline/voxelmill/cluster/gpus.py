@@ -1,0 +1,57 @@
+"""One worker for each GPU of this machine, through dask-cuda."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dask.system import CPU_COUNT
+from distributed import Client
+
+from voxelmill.cluster.local import dashboard_port, uninterrupted, without_main
+from voxelmill.cluster.settings import introduce
+from voxelmill.errors import ConfigError
+
+MOST_THREADS = 8
+"""Threads of a worker that read and compress while its GPU computes for one of them."""
+
+
+@contextmanager
+def start_on_gpus() -> Iterator[Client]:
+    """A worker process for each GPU, with the cores shared out among them.
+
+    Raises
+    ------
+    ConfigError
+        If dask-cuda is not installed, or finds no GPU.
+    """
+    try:
+        from dask_cuda import LocalCUDACluster
+        from dask_cuda.utils import get_n_gpus
+    except ImportError:
+        raise ConfigError(
+            "--cluster cuda needs dask-cuda and CuPy: pip install 'voxelmill[cuda,gpu]'."
+        ) from None
+    try:
+        gpus = int(get_n_gpus())
+    except Exception:  # NVIDIA's library raises errors of its own where there is no driver
+        gpus = 0
+    if gpus == 0:
+        raise ConfigError("--cluster cuda: no GPU is found here. Use --cluster local, or a machine with one.")
+    threads = max(1, min(MOST_THREADS, CPU_COUNT // gpus))
+    with uninterrupted(), without_main():
+        cluster = LocalCUDACluster(
+            n_workers=gpus,
+            threads_per_worker=threads,
+            resources={"GPU": threads},
+            memory_limit=0,
+            data=dict,
+            host="127.0.0.1",
+            dashboard_address=f"127.0.0.1:{dashboard_port()}",
+            silence_logs=logging.CRITICAL,
+            preload=["voxelmill.worker"],
+        )
+    with cluster, Client(cluster) as client:
+        introduce(client)
+        yield client

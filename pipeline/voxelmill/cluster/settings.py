@@ -1,0 +1,58 @@
+"""Dask's settings for voxelmill, from `dask.yaml`, and what every client does when it is connected."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Client
+from distributed.security import Security
+
+import voxelmill
+from voxelmill.errors import ConfigError
+
+logger = logging.getLogger("voxelmill")
+
+DASK_CONFIG = Path(voxelmill.__file__).with_name("dask.yaml")
+
+
+def dask_settings() -> dict[str, Any]:
+    """The settings, by their dotted names."""
+    (settings,) = dask.config.collect_yaml([str(DASK_CONFIG)])
+    return dict(_flat(settings))
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def security() -> Security | None:
+    """What encrypts the connections, where Dask's own configuration names certificates (TLS).
+
+    Raises
+    ------
+    ConfigError
+        If a certificate cannot be read.
+    """
+    if not dask.config.get("distributed.comm.tls.ca-file", None):
+        return None
+    found = Security()
+    try:
+        found.get_connection_args("client")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"a certificate of distributed.comm.tls cannot be used ({reason}). Correct Dask's configuration."
+        ) from None
+    return found
+
+
+def introduce(client: Client) -> None:
+    """Say where the dashboard is; what tasks have to say comes out here."""
+    logger.info("dashboard: %s", client.dashboard_link)
+    client.forward_logging("voxelmill", logging.INFO)

@@ -1,0 +1,100 @@
+"""How far a run is, from the stores alone: any node may ask, while others work or after they died.
+
+In: OUT. Out: what is done and what is missing of each stage, what the last runs reported as failed, and who
+holds OUT. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxelmill import store
+from voxelmill.cases import RawCase, read_dataset
+from voxelmill.config import Configuration
+from voxelmill.errors import StoreError
+from voxelmill.fingerprint import Fingerprint
+from voxelmill.lease import HolderState, holders
+from voxelmill.memory import Memory
+from voxelmill.plan import Plan
+from voxelmill.report import failed_cases
+from voxelmill.training import LOOKED_AT_TOGETHER, missing_of, training_cases
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage: how many of what are done, and the cases that lack some."""
+
+    name: str
+    what: str
+    done: int
+    total: int
+    unfinished: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is."""
+
+    stages: tuple[StageStatus, ...]
+    failed: dict[str, str]
+    """Cause of each case that the last runs could not do."""
+
+    holders: tuple[HolderState, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing."""
+        return all(stage.done == stage.total for stage in self.stages)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Cases that lack something, sorted."""
+        return sorted({case for stage in self.stages for case in stage.unfinished})
+
+
+def read_status(out: Path) -> Status:
+    """Look at OUT.
+
+    Raises
+    ------
+    StoreError
+        If OUT holds nothing of a run.
+    """
+    stages = [_ingest(out), _document(out, "fingerprint", Fingerprint), _document(out, "plan", Plan)]
+    if stages[-1].done:
+        plan = Plan.load(out)
+        known = set(next(iter(plan.configurations.values())).cases)
+        stages += [_preprocess(out, plan, configuration) for configuration in plan.configurations]
+    else:
+        known = set()
+    at_work = tuple(holder for holder in holders(out) if holder.is_alive is not False)
+    failed = {case: cause for case, cause in failed_cases(out).items() if known == set() or case not in known}
+    return Status(tuple(stages), failed, at_work)
+
+
+def _ingest(out: Path) -> StageStatus:
+    cases = read_dataset(out).cases or tuple(store.list_groups(out / store.RAW))
+    with ThreadPoolExecutor(LOOKED_AT_TOGETHER) as threads:
+        whole = list(threads.map(lambda case: RawCase(out, case).is_whole, cases))
+    unfinished = tuple(case for case, is_whole in zip(cases, whole, strict=True) if not is_whole)
+    return StageStatus("ingest", "cases", sum(whole), len(cases), unfinished)
+
+
+def _document(out: Path, name: str, kind: type[Fingerprint] | type[Plan]) -> StageStatus:
+    try:
+        kind.load(out)
+    except StoreError:
+        return StageStatus(name, "file", 0, 1)
+    return StageStatus(name, "file", 1, 1)
+
+
+def _preprocess(out: Path, plan: Plan, configuration: Configuration) -> StageStatus:
+    cases = list(training_cases(out, plan, configuration, Memory()))
+    missing: Sequence[Sequence[int]] = missing_of(cases)
+    total = sum(case.plan.shards for case in cases)
+    unfinished = tuple(case.case for case, shards in zip(cases, missing, strict=True) if shards)
+    left = sum(len(shards) for shards in missing)
+    return StageStatus(f"preprocess {configuration}", "shards", total - left, total, unfinished)
