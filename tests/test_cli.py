@@ -7,41 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import datasets
 import numpy as np
 import psutil
 import pytest
 import runs
+from commands import ENVIRONMENT, SCRIPT, alone, call
 from datasets import Grid, manifest, stores, write_rows
 
-SCRIPT = Path(sys.executable).with_name("voxelmill")
 SMALL = {"a": ((9, 12, 11), (1.5, 0.5, 0.5)), "b": ((8, 12, 13), (1.25, 0.75, 0.5))}
-ENVIRONMENT = {
-    **{k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR", "PYTHONWARNINGS")},
-    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s",
-}
 
 
 def more(*values):
     """A row of a table that is not needed in every run of the tests."""
     return pytest.param(*values, marks=pytest.mark.slow)
-
-
-def call(*words, cwd=None, timeout=120):
-    """Run the script; never a traceback, whatever happens."""
-    done = subprocess.run(
-        [SCRIPT, *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=timeout, env=ENVIRONMENT
-    )
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    assert "Warning" not in done.stderr, done.stderr
-    return done
-
-
-def alone(*words, **options):
-    """Without a cluster, which starts faster."""
-    return call(*words, "--cluster", "none", **options)
 
 
 @pytest.fixture

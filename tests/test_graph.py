@@ -13,7 +13,7 @@ from distributed import Client
 from voxelmill.cluster import connect
 from voxelmill.errors import FormatError, StageError
 from voxelmill.graph import Engine, Outcome, execute, task, tree
-from voxelmill.graph.execute import WINDOW_PER_THREAD
+from voxelmill.graph.window import WINDOW_PER_THREAD
 from voxelmill.progress import Reporter
 
 WORKERS = 2

@@ -34,6 +34,14 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
+def check_size(value: object) -> object:
+    """Refuse what is no number of bytes."""
+    is_size = isinstance(value, int) or (isinstance(value, str) and re.fullmatch(SIZE, value.strip()))
+    if value is not None and not is_size:
+        raise ValueError('needs a size, such as "4GiB"')
+    return value
+
+
 class DicomConfig(Model):
     """How a folder of DICOM files becomes a volume."""
 
@@ -70,7 +78,7 @@ class ClusterConfig(Model):
     processes: PositiveInt | None = None
     """Worker processes of a job; by default one a core."""
 
-    memory: str | None = None
+    memory: ByteSize | None = None
     """Memory of a job, such as "32GiB"; by default what its workers take. It limits them, too."""
 
     job_extra_directives: tuple[str, ...] | None = None
@@ -87,6 +95,8 @@ class ClusterConfig(Model):
 
     lifetime: float | None = Field(default=None, ge=0)
     """Seconds after which a worker ends by itself; by default nine tenths of the walltime. 0: never."""
+
+    _size = field_validator("memory", mode="before")(check_size)
 
 
 class StoreConfig(Model):
@@ -157,13 +167,7 @@ class Config(Model):
     ingest: IngestConfig = IngestConfig()
     store: StoreConfig = StoreConfig()
 
-    @field_validator("memory_limit", mode="before")
-    @classmethod
-    def _size(cls, value: object) -> object:
-        is_size = isinstance(value, int) or (isinstance(value, str) and re.fullmatch(SIZE, value.strip()))
-        if value is not None and not is_size:
-            raise ValueError('needs a size, such as "4GiB"')
-        return value
+    _size = field_validator("memory_limit", mode="before")(check_size)
 
     @field_validator("target_spacing")
     @classmethod

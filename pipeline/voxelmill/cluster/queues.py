@@ -34,6 +34,9 @@ logger = logging.getLogger("voxelmill")
 WORKER_BYTES = 4 * 2**30
 """Memory that a worker is asked for where nobody says how much."""
 
+LOST_TIMEOUT = "15s"
+"""A worker process that dies is back within that time."""
+
 ASK_SECONDS = 30
 """How long a batch system may take to tell of its jobs."""
 
@@ -53,7 +56,7 @@ class System:
     waiting : str
         Pattern of a line that tells of a job that waits.
     gpu : str
-        The directive that asks for a GPU.
+        The directive that asks for a GPU; PBS has it among a job's other resources.
     """
 
     name: str
@@ -68,7 +71,7 @@ SYSTEMS = {
     "slurm": System(
         "SLURM", "sbatch", ("squeue", "-h", "-o", "%A %T", "-j"), "PENDING|CONFIGURING", "--gres=gpu:1"
     ),
-    "pbs": System("PBS", "qsub", ("qstat",), r"\s[QHW]\s", "-l ngpus=1"),
+    "pbs": System("PBS", "qsub", ("qstat",), r"\s[QHW]\s", ""),
     "lsf": System("LSF", "bsub", ("bjobs", "-noheader", "-o", "jobid stat"), "PEND", "-gpu num=1"),
     "sge": System("SGE", "qsub", ("qstat",), r"\s[hE]?qw\s", "-l gpu=1", lists_all=True),
 }
@@ -108,8 +111,8 @@ class Jobs:
 
     @property
     def processes(self) -> int:
-        """Worker processes of a job: one a core, since a task computes on one."""
-        return self.words.processes or self._configured("processes") or self.cores
+        """Worker processes of a job: one a core, since a task computes on one; one for a GPU."""
+        return self.words.processes or self._configured("processes") or (1 if self.on_gpu else self.cores)
 
     @property
     def threads(self) -> int:
@@ -119,9 +122,10 @@ class Jobs:
     @property
     def memory(self) -> int:
         """Bytes of a job; workers have nannies that need some, too."""
-        stated = self.words.memory or self._configured("memory")
-        if stated is not None:
-            return int(parse_bytes(stated))
+        if self.words.memory is not None:
+            return self.words.memory
+        if (configured := self._configured("memory")) is not None:
+            return int(parse_bytes(configured))
         return self.processes * ((self.memory_limit or WORKER_BYTES) + NANNY_BYTES)
 
     @property
@@ -143,8 +147,10 @@ class Jobs:
     def options(self) -> dict[str, Any]:
         """Arguments of dask-jobqueue's classes."""
         words = self.words.model_dump(include=WORDS, exclude_none=True)
-        if self.system == "sge" and "account" in words:
+        if self.system in ("lsf", "sge") and "account" in words:
             words["project"] = words.pop("account")
+        if self.system == "pbs" and self.on_gpu and not self._configured("resource-spec"):
+            words["resource_spec"] = f"select=1:ncpus={self.cores}:mem={-(-self.memory >> 20)}MB:ngpus=1"
         return words | {
             "cores": self.cores,
             "memory": f"{self.memory}B",
@@ -158,8 +164,14 @@ class Jobs:
 
     def _directives(self) -> list[str]:
         stated = self._list("job_extra_directives")
-        asks = self.on_gpu and not any("gpu" in directive for directive in stated)
-        return [*stated, SYSTEMS[self.system].gpu] if asks else stated
+        if self.system == "sge" and self.cores > 1 and not any("-pe " in directive for directive in stated):
+            raise ConfigError(
+                f"--cluster sge: a job of {self.cores} cores needs one of the site's parallel environments, such "
+                f"as --set 'cluster.job_extra_directives=[\"-pe smp {self.cores}\"]'."
+            )
+        gpu = SYSTEMS[self.system].gpu
+        asks = self.on_gpu and gpu and not any("gpu" in directive for directive in stated)
+        return [*stated, gpu] if asks else stated
 
     def _worker_arguments(self) -> list[str]:
         """Workers end by themselves before the batch system kills them, and not all at a time."""
@@ -238,7 +250,7 @@ def start_jobs(jobs: Jobs) -> Iterator[Client]:
         name="voxelmill",
         **({} if keys is None else {"security": keys, "protocol": "tls://"}),
     )
-    with cluster, Client(cluster) as client:
+    with _lost_jobs_are_replaced(), cluster, Client(cluster) as client:
         logger.info(
             "%s: %d jobs of %d workers, %.1f GiB a job",
             jobs.system,
@@ -251,18 +263,32 @@ def start_jobs(jobs: Jobs) -> Iterator[Client]:
         yield client
 
 
+def _lost_jobs_are_replaced() -> Any:
+    """After so long without its workers a job counts as ended, and another is submitted."""
+    return dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_TIMEOUT})
+
+
 def _submit(cluster: Any, jobs: Jobs) -> None:
     """Ask for the first jobs, then for as many as there is work for."""
-    cluster.scale(jobs=max(1, jobs.least))
+    for _ in range(max(1, jobs.least)):
+        cluster.worker_spec.update(cluster.new_worker_spec())
     try:
-        cluster.sync(cluster._correct_state)  # otherwise nobody hears what the batch system says
+        cluster.sync(cluster._correct_state)  # cluster.scale would not wait for what the batch system says
     except RuntimeError as error:
+        _forget_refused(cluster)
         said = re.search(r"stderr:\n(.*)", str(error))
         reason = said[1].strip() if said and said[1].strip() else "it does not say why"
         raise ConfigError(
             f"--cluster {jobs.system}: the job was not accepted ({reason}). Look at it with --dry-run."
         ) from None
     cluster.adapt(minimum_jobs=jobs.least, maximum_jobs=jobs.most)
+
+
+def _forget_refused(cluster: Any) -> None:
+    """Jobs that have no id cannot be cancelled; Dask would stumble over them when it closes the cluster."""
+    for name in [name for name, job in cluster.workers.items() if job.job_id is None]:
+        cluster._created.discard(cluster.workers.pop(name))
+        cluster.worker_spec.pop(name, None)
 
 
 def pending_jobs(client: Client | None) -> int:

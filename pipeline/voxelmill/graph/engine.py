@@ -9,8 +9,8 @@ from typing import Any, Literal
 from distributed import Client, LocalCluster
 
 from voxelmill.errors import StageError
-from voxelmill.graph.execute import Watch, execute
 from voxelmill.graph.tasks import Outcome, Task
+from voxelmill.graph.window import Watch, execute
 from voxelmill.progress import Reporter, say_failed
 
 Device = Literal["auto", "cpu", "gpu"]

@@ -1,0 +1,44 @@
+"""The real console script, as a person or a script calls it; or the same words in this process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from voxelmill.cli import app
+
+SCRIPT = Path(sys.executable).with_name("voxelmill")
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR", "PYTHONWARNINGS")},
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s",
+}
+
+
+def call(*words, cwd=None, timeout=120, **variables):
+    """Run the script; never a traceback, whatever happens. Variables are added to its environment."""
+    done = subprocess.run(
+        [SCRIPT, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        env=ENVIRONMENT | variables,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    return done
+
+
+def alone(*words, **options):
+    """Without a cluster, which starts faster."""
+    return call(*words, "--cluster", "none", **options)
+
+
+def status_within(*words):
+    """The exit status of a command that is run in this process, without a cluster: quicker."""
+    done = CliRunner().invoke(app, [*map(str, words), "--cluster=none"])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code

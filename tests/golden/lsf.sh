@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+
+#BSUB -J voxelmill
+#BSUB -e /out/logs/workers/voxelmill-0-%J.err
+#BSUB -o /out/logs/workers/voxelmill-0-%J.out
+#BSUB -q long
+#BSUB -P "radiology"
+#BSUB -n 4
+#BSUB -R "span[hosts=1]"
+#BSUB -M 17179870
+#BSUB -W 12:00:00
+#BSUB -pe smp 4
+module load python
+export DASK_CONFIG=/env/voxelmill/dask.yaml
+/env/bin/python -m distributed.cli.dask_worker tcp://<address of the scheduler>:8786 --name voxelmill-0 --nthreads 1 --memory-limit 4.00GiB --nworkers 4 --nanny --death-timeout 60 --no-dashboard --preload voxelmill.worker --lifetime 38880s --lifetime-stagger 2160s --interface lo
