@@ -8,8 +8,8 @@
 #BSUB -n 4
 #BSUB -R "span[hosts=1]"
 #BSUB -M 17179870
-#BSUB -W 12:00:00
-#BSUB -pe smp 4
+#BSUB -W 12:00
+#BSUB --one-more-word
 #BSUB -gpu num=1
 module load python
 export DASK_CONFIG=/env/voxelmill/dask.yaml

@@ -9,7 +9,7 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=16G
 #SBATCH -t 12:00:00
-#SBATCH -pe smp 4
+#SBATCH --one-more-word
 #SBATCH --gres=gpu:1
 module load python
 export DASK_CONFIG=/env/voxelmill/dask.yaml

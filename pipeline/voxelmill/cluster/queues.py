@@ -149,6 +149,8 @@ class Jobs:
         words = self.words.model_dump(include=WORDS, exclude_none=True)
         if self.system in ("lsf", "sge") and "account" in words:
             words["project"] = words.pop("account")
+        if self.system == "lsf" and (minutes := int(self._walltime // 60)):
+            words["walltime"] = f"{minutes // 60}:{minutes % 60:02}"  # it knows no seconds
         if self.system == "pbs" and self.on_gpu and not self._configured("resource-spec"):
             words["resource_spec"] = f"select=1:ncpus={self.cores}:mem={-(-self.memory >> 20)}MB:ngpus=1"
         return words | {
@@ -166,8 +168,8 @@ class Jobs:
         stated = self._list("job_extra_directives")
         if self.system == "sge" and self.cores > 1 and not any("-pe " in directive for directive in stated):
             raise ConfigError(
-                f"--cluster sge: a job of {self.cores} cores needs one of the site's parallel environments, such "
-                f"as --set 'cluster.job_extra_directives=[\"-pe smp {self.cores}\"]'."
+                f"--cluster sge: a job of {self.cores} cores needs one of the site's parallel environments, "
+                f"such as --set 'cluster.job_extra_directives=[\"-pe smp {self.cores}\"]'."
             )
         gpu = SYSTEMS[self.system].gpu
         asks = self.on_gpu and gpu and not any("gpu" in directive for directive in stated)
@@ -180,13 +182,16 @@ class Jobs:
         if "--lifetime" not in stated:
             seconds = self.words.lifetime
             if seconds is None:
-                seconds = 0.9 * parse_walltime(
-                    self.words.walltime or self._configured("walltime"), self.system
-                )
+                seconds = 0.9 * self._walltime
             if seconds:
                 lifetime = ["--lifetime", f"{seconds:.0f}s", "--lifetime-stagger", f"{seconds / 18:.0f}s"]
         gpu = ["--resources", f"GPU={self.threads}"] if self.on_gpu else []
         return [*stated, "--no-dashboard", "--preload", "voxelmill.worker", *lifetime, *gpu]
+
+    @property
+    def _walltime(self) -> float:
+        """Seconds."""
+        return parse_walltime(self.words.walltime or self._configured("walltime"), self.system)
 
     def _list(self, word: str) -> list[str]:
         return list(getattr(self.words, word) or self._configured(word.replace("_", "-")) or [])
