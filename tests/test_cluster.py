@@ -154,16 +154,11 @@ def test_a_scheduler_that_encrypts(made, tmp_path):
     keys.mkdir()
     openssl(keys, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test",
             "-keyout", "key.pem", "-out", "cert.pem")  # fmt: skip
-    tls = {"DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(keys / "cert.pem")}
+    comm = "DASK_DISTRIBUTED__COMM"
+    tls = {f"{comm}__TLS__CA_FILE": str(keys / "cert.pem")}
     for role in ("SCHEDULER", "WORKER", "CLIENT"):
-        tls |= {
-            f"DASK_DISTRIBUTED__COMM__TLS__{role}__{k.upper()}": str(keys / f"{k}.pem")
-            for k in ("key", "cert")
-        }
-    encrypts = {
-        "DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME": "tls",
-        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true",
-    }
+        tls |= {f"{comm}__TLS__{role}__{k.upper()}": str(keys / f"{k}.pem") for k in ("key", "cert")}
+    encrypts = {f"{comm}__DEFAULT_SCHEME": "tls", f"{comm}__REQUIRE_ENCRYPTION": "true"}
     with scheduler(tmp_path, workers=1, **tls, **encrypts) as (file, _):
         assert json.loads(file.read_text())["address"].startswith("tls://")
         done = call("run", made[0], tmp_path / "out", f"--scheduler={file}", *MANY_SHARDS, **tls)
