@@ -14,7 +14,7 @@ from commands import call
 import voxelmill
 from voxelmill.cluster import Jobs
 from voxelmill.cluster.walltime import parse_walltime
-from voxelmill.config import ClusterConfig
+from voxelmill.config import ClusterConfig, load_config
 from voxelmill.errors import ConfigError
 
 pytest.importorskip("dask_jobqueue")
@@ -86,6 +86,21 @@ def test_settings_come_from_a_file_too(tmp_path):
     done = call("run", "a", "b", "--cluster=slurm", "--dry-run", "--config=site.toml", cwd=tmp_path)
     assert "#SBATCH -p fat" in done.stdout
     assert "#SBATCH --cpus-per-task=3\n#SBATCH --mem=9G" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("walltime=12:00:00", "#SBATCH -t 12:00:00"),  # a time of day in TOML
+        ("walltime=48:00:00", "#SBATCH -t 48:00:00"),  # none
+        ("walltime=90", "#SBATCH -t 90"),
+        ("account=4711", "#SBATCH -A 4711"),
+        ("queue=fat", "#SBATCH -p fat"),
+    ],
+)
+def test_words_need_no_quotes(word, line):
+    config = load_config(settings=[f"cluster.{word}"])
+    assert line in Jobs("slurm", config.cluster, 1, Path("/logs")).script()
 
 
 # What is not said

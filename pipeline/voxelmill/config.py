@@ -11,6 +11,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
+from datetime import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +64,8 @@ class ClusterConfig(Model):
     What is not set here comes from dask-jobqueue's own configuration files (jobqueue.yaml of the site).
     """
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
     queue: str | None = None
     """Partition or queue."""
 
@@ -97,6 +100,12 @@ class ClusterConfig(Model):
     """Seconds after which a worker ends by itself; by default nine tenths of the walltime. 0: never."""
 
     _size = field_validator("memory", mode="before")(check_size)
+
+    @field_validator("walltime", mode="before")
+    @classmethod
+    def _time(cls, value: object) -> object:
+        """TOML takes 12:00:00 without quotes for a time of day."""
+        return value.isoformat() if isinstance(value, time) else value
 
 
 class StoreConfig(Model):

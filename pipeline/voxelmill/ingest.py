@@ -34,7 +34,7 @@ from voxelmill.kernels.locations import ForegroundLocations
 from voxelmill.layout import raw_layout
 from voxelmill.lease import live_ids
 from voxelmill.memory import Memory
-from voxelmill.partials import sweep
+from voxelmill.partials import RUN, sweep
 from voxelmill.places import remember_place
 from voxelmill.readers import open_volume
 from voxelmill.records import CaseRecord, DatasetRecord, LabelRecord, pack_facts
@@ -73,7 +73,9 @@ def ingest(
         (task(f"ingest-{c.case}", c.case, ingest_case, c, out, config, dataset, memory, rank=rank), _cost(c))
         for rank, c in enumerate(waiting)
     )
-    return engine.run("ingest", in_groups(tasks, GROUP_BYTES), len(waiting), len(mine) - len(waiting))
+    done = engine.run("ingest", in_groups(tasks, GROUP_BYTES), len(waiting), len(mine) - len(waiting))
+    sweep(root, lambda: live_ids(out) - {RUN.get()})  # what this run's own killed workers left
+    return done
 
 
 def _cost(source: CaseSource) -> int:

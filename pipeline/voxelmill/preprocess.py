@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from voxelmill.kernels.normalize import Normalization
 from voxelmill.kernels.resample import resample_block
 from voxelmill.lease import live_ids
 from voxelmill.memory import Memory
-from voxelmill.partials import sweep
+from voxelmill.partials import RUN, sweep
 from voxelmill.plan import Plan
 from voxelmill.share import Share
 from voxelmill.training import TrainingCase, deal, missing_of, training_cases
@@ -65,31 +66,38 @@ def preprocess(out: Path, plan: Plan, engine: Engine, share: Share | None = None
     MemoryLimitError
         Before any work, if a piece of a shard does not fit.
     """
-    root = out / store.TRAINING
-    store.write_group(root, "", {})
-    sweep(root, lambda: live_ids(out))
-    outcomes = []
+    root, outcomes = out / store.TRAINING, list[Outcome]()
+    for group in ("", *plan.configurations):
+        store.write_group(root, group, {})
+        sweep(root / group, lambda: live_ids(out))
+    memory = Memory(plan.settings.memory_limit, engine.threads)
     for configuration in plan.configurations:
-        store.write_group(root, configuration, {})
-        sweep(root / configuration, lambda: live_ids(out))
-        memory = Memory(plan.settings.memory_limit, engine.threads)
         cases = list(training_cases(out, plan, configuration, memory))
-        for case in cases:
-            fit_piece(case.work, memory)
-            if share is None and case.is_stale:
-                store.remove_group(root, case.path)
-        dealt = deal(cases, share)
-        waiting = _waiting(cases, dealt)
-        _sweep(out, [case for case, _ in waiting])
-        left, total = sum(len(numbers) for _, numbers in waiting), sum(len(mine) for mine in dealt)
-        tasks = _tasks(waiting, engine.uses_gpu)
-        done = engine.run(f"preprocess {configuration}", tasks, left, total - left)
-        whole = {c.case for c, mine in zip(cases, dealt, strict=True) if len(mine) == c.plan.shards}
-        for outcome in done:
-            if outcome.cause is not None and outcome.trouble is None and outcome.case in whole:
-                store.remove_group(root, f"{configuration}/{outcome.case}")
-        outcomes += done
+        _check(cases, share)
+        outcomes += _make(cases, deal(cases, share), engine, f"preprocess {configuration}")
     return outcomes
+
+
+def _check(cases: Iterable[TrainingCase], share: Share | None) -> None:
+    """Refuse what does not fit; remove what lies under another token, which in a share is another's to do."""
+    for case in cases:
+        fit_piece(case.work, case.memory)
+        if share is None and case.is_stale:
+            store.remove_group(case.root, case.path)
+
+
+def _make(cases: Sequence[TrainingCase], dealt: Sequence[range], engine: Engine, stage: str) -> list[Outcome]:
+    """Make the shards that were dealt out and are not whole; a case that fails goes, if it is all ours."""
+    waiting = _waiting(cases, dealt)
+    left, total = sum(len(numbers) for _, numbers in waiting), sum(len(numbers) for numbers in dealt)
+    _sweep([case for case, _ in waiting])
+    done = engine.run(stage, _tasks(waiting, engine.uses_gpu), left, total - left)
+    _sweep([case for case, _ in waiting], but=RUN.get())
+    ours = {c.case: c for c, numbers in zip(cases, dealt, strict=True) if len(numbers) == c.plan.shards}
+    for outcome in done:
+        if outcome.cause is not None and outcome.trouble is None and outcome.case in ours:
+            store.remove_group(ours[outcome.case].root, ours[outcome.case].path)
+    return done
 
 
 def _waiting(cases: Sequence[TrainingCase], dealt: Sequence[range]) -> list[tuple[TrainingCase, list[int]]]:
@@ -102,15 +110,20 @@ def _waiting(cases: Sequence[TrainingCase], dealt: Sequence[range]) -> list[tupl
     return [(case, numbers) for case, numbers in found if numbers]
 
 
-def _sweep(out: Path, cases: Iterable[TrainingCase]) -> None:
-    """Remove what a killed run left in the cases that are to be worked on.
+def _sweep(cases: Iterable[TrainingCase], but: str = "") -> None:
+    """Remove what killed runs left in cases that are worked on, and what killed workers of the run `but` did.
 
-    Here, while no task of this run is at work: a task that is run again, because its worker died, must not
-    take what another is writing for a leftover.
+    Before and after, while no task of this run is at work: a task that is run again, because its worker died,
+    must not take what another is writing for a leftover.
     """
     for case in cases:
-        sweep(case.root / case.path, lambda: live_ids(out), whole=True)
-        sweep(case.raw.root / case.case, lambda: live_ids(out))
+        live = partial(_live_but, case.out, but)
+        sweep(case.root / case.path, live, whole=True)
+        sweep(case.raw.root / case.case, live)
+
+
+def _live_but(out: Path, run: str) -> frozenset[str]:
+    return live_ids(out) - {run}
 
 
 def _tasks(waiting: Sequence[tuple[TrainingCase, Sequence[int]]], uses_gpu: bool) -> Iterator[Task]:
