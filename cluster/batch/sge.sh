@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# voxelmill in one job of Grid Engine, on one to several nodes: Dask's scheduler, workers and the driver.
+#
+#   qsub cluster/batch/sge.sh SOURCE OUT [options of `voxelmill run`]
+#
+# SOURCE and OUT lie on a disk that all nodes see; OUT's path has no blanks. The job's exit status is that of
+# `voxelmill run`. After any other end, time limit and qdel included, the same line goes on.
+# Logs: OUT/logs/sge-<job>/.
+# What follows are defaults: change them here, or on the command line (qsub -pe mpi 32 -l h_rt=24:00:00 ...).
+#
+# Workers in all, one a core. Names of parallel environments are your site's (`qconf -spl`): one such as smp
+# keeps to one node; one for several needs control_slaves TRUE.
+#$ -pe smp 4
+#$ -l h_rt=04:00:00
+# Ask for memory as your site has it, such as -l mem_free=2G for each worker; on the first node, driver and
+# scheduler live on 512 MiB of it. Mind h_vmem: it counts addresses, which Python uses freely.
+# A minute before the job is killed the driver is told, and ends in order.
+#$ -notify
+# A job whose first node is lost starts again, and goes on.
+#$ -r y
+#$ -cwd
+# Passes the environment on, an active one, too.
+#$ -V
+#$ -S /bin/bash
+#$ -j y
+#$ -N voxelmill
+# Yours: #$ -q ... -P ...
+set -euo pipefail
+
+# ---- The environment, if it is not active where you submit: ----
+# module load python
+# source "$HOME/voxelmill/bin/activate"
+
+network=() # (--interface ib0) where nodes have several networks
+job=sge-$JOB_ID
+options=() # (--memory-limit 1500MiB): a slot's memory, less 256 MiB for Dask and a share of the 512 MiB above
+
+# A launcher gives other nodes neither this shell's environment nor its folder: a script on the disk does.
+write_worker_script() {
+    local name
+    {
+        for name in PATH LD_LIBRARY_PATH PYTHONPATH "${!DASK_@}" "${!NUMBA_@}"; do
+            [[ -z ${!name+x} ]] || printf 'export %s=%q\n' "$name" "${!name}"
+        done
+        printf 'cd %q\n' "$PWD"
+        printf '%q ' exec "${worker[@]}"
+        # shellcheck disable=SC2016 # expands on the nodes
+        printf -- '--nworkers "$1" >>%q"/worker-$2.log" 2>&1\n' "$logs"
+    } >"$logs/worker.sh"
+}
+
+# Workers on one node, as many as it has slots, with one log.
+start_on() { # HOST SLOTS
+    local command=("$BASH" "$logs/worker.sh" "$2" "$1")
+    [[ ${1%%.*} == "$(hostname -s)" ]] || command=(qrsh -inherit -nostdin "$1" "${command[@]}")
+    "${command[@]}" </dev/null >>"$logs/launch.log" 2>&1 &
+}
+
+# A line of the file: host slots queue ...; there is no file without -pe.
+start_workers() {
+    write_worker_script
+    local host slots
+    while read -r host slots _; do
+        start_on "$host" "$slots"
+    done < <(if [[ -n ${PE_HOSTFILE:-} ]]; then cat "$PE_HOSTFILE"; else echo "$(hostname -s) 1"; fi)
+}
+
+# ---- The same in all these scripts from here on: scheduler, workers and driver, and an end in order ----
+die() { echo "voxelmill: $*" >&2; exit 2; }
+[[ ${1:--} != -* && ${2:--} != -* ]] || die "SOURCE and OUT come first, then options."
+command -v voxelmill dask >/dev/null || die "no voxelmill on the PATH; this script has a place for that."
+
+logs=$2/logs/$job
+mkdir -p "$logs"
+logs=$(cd "$logs" && pwd)
+address=$logs/scheduler.json
+rm -f "$address" # of an earlier start of this very job
+
+# Dask's settings, as voxelmill wants them: one file for scheduler, workers and driver.
+settings='import pathlib, voxelmill; print(pathlib.Path(voxelmill.__file__).with_name("dask.yaml"))'
+export DASK_CONFIG=${DASK_CONFIG:-$(python -c "$settings")}
+# Encryption, and nobody else lets tasks run: VOXELMILL_TLS is a folder of cluster/make_certificates.sh.
+# shellcheck source=/dev/null
+[[ -z ${VOXELMILL_TLS:-} ]] || source "$VOXELMILL_TLS/tls.sh"
+
+# No web pages, which anyone on the network could read.
+both=(--scheduler-file "$address" --no-dashboard --dashboard-address 127.0.0.1:0 "${network[@]}")
+# One thread a worker: a task computes on one core. No memory limit of Dask's own: tasks keep to voxelmill's.
+worker=(dask worker "${both[@]}" --nthreads 1 --memory-limit 0 --death-timeout 300 --preload voxelmill.worker)
+
+# However this ends: the scheduler is stopped, which ends workers; what is there 5 s later is told to go.
+# shellcheck disable=SC2317 # the trap calls it
+stop() {
+    trap '' INT TERM USR2
+    local signal
+    kill "$scheduler" 2>/dev/null || true
+    for signal in TERM KILL; do
+        for _ in {1..10}; do [[ -n $(jobs -rp) ]] || return 0; sleep 0.5; done
+        jobs -rp | xargs -r kill -s "$signal" || true
+    done
+}
+
+dask scheduler "${both[@]}" --port 0 >>"$logs/scheduler.log" 2>&1 &
+scheduler=$!
+trap stop EXIT
+until [[ -s $address ]]; do
+    kill -0 "$scheduler" 2>/dev/null || die "the scheduler ended, see scheduler.log in OUT/logs/$job."
+    sleep 0.2
+done
+start_workers
+
+# What the driver says goes to driver.log and to the job's own output. The queue's signals are passed on to
+# the driver, which gives back its lease and says how to go on; tee must outlive them.
+exec 3> >(trap '' INT TERM USR2; exec tee -a "$logs/driver.log")
+tee=$!
+voxelmill run "${options[@]}" "$@" --scheduler "$address" >&3 2>&1 3>&- &
+driver=$!
+exec 3>&-
+trap 'kill "$driver" 2>/dev/null || true' INT TERM USR2
+while :; do
+    status=0
+    wait "$driver" || status=$?
+    kill -0 "$driver" 2>/dev/null || break # else a signal came while waiting
+done
+wait "$tee" || true
+exit "$status"

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# voxelmill as SLURM arrays of jobs that know nothing of each other: nodes need no network between them.
+#
+#   bash cluster/batch/slurm_array.sh SOURCE OUT [options of every stage]                  (or sbatch ...)
+#   SHARES=100 SBATCH_PARTITION=long bash cluster/batch/slurm_array.sh SOURCE OUT [options]
+#
+# submits itself four times: ingest, an array of SHARES jobs (4 by default); plan, which is `voxelmill
+# fingerprint` and `voxelmill plan`; preprocess, an array again; status, which fails where OUT lacks anything.
+# SOURCE and OUT lie on a disk that all nodes see. One element can be run again by itself:
+#
+#   STAGE=preprocess SHARES=4 sbatch --array=3 cluster/batch/slurm_array.sh SOURCE OUT [options]
+#
+# or everything with the first line, which finds what is there. Logs: OUT/logs/slurm-array/. What follows are
+# defaults for each job; sbatch's variables (SBATCH_TIMELIMIT, SBATCH_ACCOUNT, ...) change them for all.
+#
+# Workers of a job, and memory for each; driver and scheduler live on 512 MiB of it all.
+#SBATCH --cpus-per-task=2
+#SBATCH --mem-per-cpu=2G
+#SBATCH --nodes=1 --ntasks=1
+#SBATCH --time=04:00:00
+# Two minutes before the time is up the job is told, and ends in order.
+#SBATCH --signal=B:TERM@120
+# A job that is preempted, or whose node is lost, starts again and goes on.
+#SBATCH --requeue --open-mode=append
+#SBATCH --job-name=voxelmill
+# Yours: #SBATCH --partition=... --account=...
+set -euo pipefail
+
+# ---- The environment, if it is not active where you submit: ----
+# module load python
+# source "$HOME/voxelmill/bin/activate"
+
+die() { echo "voxelmill: $*" >&2; exit 2; }
+[[ ${1:--} != -* && ${2:--} != -* ]] || die "SOURCE and OUT come first, then options."
+command -v voxelmill >/dev/null || die "no voxelmill on the PATH; this script has a place for that."
+shares=${SHARES:-4}
+
+# One more job; the words after the stage are sbatch's. Prints its id.
+submit() { # STAGE LOG OPTIONS
+    STAGE=$1 SHARES=$shares sbatch --parsable --job-name="voxelmill-$1" --output="$logs/$2" "${@:3}" \
+        "$script" "${words[@]}" | cut -d';' -f1
+}
+
+# The jobs, each after what it needs. A bad case must not stop the others: plan waits for any end of ingest;
+# `voxelmill fingerprint` then refuses where a case is neither there nor known to be bad.
+submit_all() {
+    local name ingest plan preprocess status
+    for name in "${!SLURM_@}"; do # of the job that this may be running in
+        [[ $name == SLURM_CONF ]] || unset "$name"
+    done
+    mkdir -p "$logs"
+    cp "$0" "$script" # $0 may be a copy that is gone when this job is
+    ingest=$(submit ingest ingest-%A_%a.log --array="1-$shares")
+    plan=$(submit plan plan-%j.log --dependency="afterany:$ingest")
+    preprocess=$(submit preprocess preprocess-%A_%a.log --array="1-$shares" \
+        --dependency="afterok:$plan" --kill-on-invalid-dep=yes)
+    status=$(submit status status-%j.log --dependency="afterany:$preprocess" --cpus-per-task=1 --time=30)
+    echo "ingest $ingest, plan $plan, preprocess $preprocess, status $status"
+    echo "One element again, such as the third of preprocess:"
+    printf '  STAGE=preprocess SHARES=%s sbatch --array=3 --output=%q' "$shares" "$logs/preprocess-%A_%a.log"
+    printf ' %q' "$script" "${words[@]}"
+    echo
+}
+
+# What this job runs is told when the queue tells this shell to end.
+attend() { # COMMAND
+    local status
+    "$@" &
+    child=$!
+    trap 'kill "$child" 2>/dev/null || true' TERM
+    while :; do
+        status=0
+        wait "$child" || status=$?
+        kill -0 "$child" 2>/dev/null || return "$status" # else a signal came while waiting
+    done
+}
+
+words=("$@")
+logs=$2/logs/slurm-array
+script=$logs/slurm_array.sh
+if [[ -n ${STAGE:-} ]]; then
+    [[ -n ${SLURM_JOB_ID:-} ]] || die "STAGE is $STAGE: that is for sbatch."
+    share=(--share "${SLURM_ARRAY_TASK_ID:-1}/$shares")
+    here=(--cluster local --workers "$SLURM_CPUS_PER_TASK")
+    memory=${SLURM_MEM_PER_NODE:-$((${SLURM_MEM_PER_CPU:-0} * SLURM_CPUS_PER_TASK))}
+    ((memory == 0)) || here+=(--memory-limit "$(((memory - 512) / SLURM_CPUS_PER_TASK - 256))MiB")
+fi
+case ${STAGE:-} in
+    '') submit_all ;;
+    ingest) attend voxelmill ingest "$1" "$2" "${share[@]}" "${here[@]}" "${@:3}" ;;
+    plan)
+        attend voxelmill fingerprint "$2" "${here[@]}" "${@:3}"
+        attend voxelmill plan "$2" "${here[@]}" "${@:3}"
+        ;;
+    preprocess) attend voxelmill preprocess "$2" "${share[@]}" "${here[@]}" "${@:3}" ;;
+    status) voxelmill status "$2" ;;
+    *) die "STAGE is $STAGE; it is ingest, plan, preprocess, status, or empty: all of them." ;;
+esac
