@@ -201,6 +201,12 @@ def test_a_gpu_has_one_process_and_the_cores_are_its_threads():
 # What cannot be done
 
 
+def test_a_process_needs_a_core():
+    """Dask would give each process no thread, and take that for all there are."""
+    with pytest.raises(ConfigError, match="4 processes are more than 2 cores"):
+        jobs("slurm", cores=2, processes=4).script()
+
+
 def test_cores_of_a_job_on_sge_need_a_parallel_environment():
     with pytest.raises(ConfigError, match=r"a job of 4 cores needs .* environments, such as .*-pe smp 4"):
         jobs("sge", cores=4).script()

@@ -74,6 +74,8 @@ class Run:
         """The exit status."""
         try:
             status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it goes on after {seconds} s: {self.said()}") from None
         finally:
             self.process.kill()
             self.process.wait()

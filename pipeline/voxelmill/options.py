@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 import typer
 from rich.console import Console
@@ -20,11 +20,10 @@ from voxelmill.errors import ConfigError
 
 if TYPE_CHECKING:
     from voxelmill.cluster import Jobs
-    from voxelmill.graph import Engine
+    from voxelmill.graph import Device, Engine
     from voxelmill.lease import Lease
 
 DEVICES = ("auto", "cpu", "gpu")
-NO_WORKER_TIMEOUT = 300.0
 
 Option = typer.Option
 
@@ -102,23 +101,17 @@ class Options:
     @contextmanager
     def engine(self, out: Path, config: Config, console: Console, lease: Lease) -> Iterator[Engine]:
         """An engine on the cluster that the words name."""
-        from voxelmill.cluster import connect, pending_jobs
-        from voxelmill.graph import Engine, Watch
+        from voxelmill.cluster import connect
+        from voxelmill.pipeline import make_engine
         from voxelmill.progress import Reporter
 
         if self.device == "gpu" and self.cluster == "local" and self.scheduler is None:
             raise ConfigError("--device gpu: workers of --cluster local have no GPU. Choose --cluster cuda.")
         jobs = self.jobs(out, config) if self._submits_jobs else None
+        threads = jobs.threads if jobs else 1
         with connect(self.cluster, self.workers, self.scheduler, jobs) as client:
-            timeout = config.no_worker_timeout
-            watch = Watch(
-                no_worker_timeout=NO_WORKER_TIMEOUT if timeout is None else timeout,
-                pending=lambda: pending_jobs(client) if timeout is None else 0,
-                check=lease.check,
-                needs_gpu=self.device == "gpu",
-            )
-            device: Any = self.device
-            yield Engine(client, Reporter(console), device, watch)
+            device = cast("Device", self.device)  # `load` has looked at it
+            yield make_engine(client, config, lease, Reporter(console), device, threads)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from voxelmill.cases import list_cases, read_dataset
-from voxelmill.cluster import connect
+from voxelmill.cluster import connect, pending_jobs
 from voxelmill.config import Config, make_config
 from voxelmill.errors import ClusterLostError, ConfigError, MemoryLimitError, StoreError
 from voxelmill.fingerprint import Fingerprint
-from voxelmill.graph import Engine, Outcome, Watch
+from voxelmill.graph import Device, Engine, Outcome, Watch
 from voxelmill.ingest import dataset_record
 from voxelmill.ingest import ingest as ingest_cases
 from voxelmill.lease import Lease, hold
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 logger = logging.getLogger("voxelmill")
+
+NO_WORKER_TIMEOUT = 300.0
+"""Seconds without any worker after which nothing is expected any more."""
 
 SMALLEST_LIMIT = BASE_BYTES + 2**24
 """Bytes of a worker's memory below which it is no use to begin."""
@@ -85,7 +88,29 @@ def run(
     with job.hold("run") as lease:
         job.check(sources)
         with nullcontext(client) if client is not None else connect() as on, log_to(job.out / "logs"):
-            return job.run(sources, Engine(on, Reporter(), watch=Watch(check=lease.check)))
+            return job.run(sources, make_engine(on, settings, lease, Reporter()))
+
+
+def make_engine(
+    client: Client | None,
+    config: Config,
+    lease: Lease,
+    reporter: Reporter,
+    device: Device = "auto",
+    worker_threads: int = 1,
+) -> Engine:
+    """An engine that gives up when OUT is lost, or when there is no worker for as long as the settings say.
+
+    Unless they do, time in which jobs wait in the queue of a batch system does not count.
+    """
+    timeout = config.no_worker_timeout
+    watch = Watch(
+        no_worker_timeout=NO_WORKER_TIMEOUT if timeout is None else timeout,
+        pending=lambda: pending_jobs(client) if timeout is None else 0,
+        check=lease.check,
+        needs_gpu=device == "gpu",
+    )
+    return Engine(client, reporter, device, watch, worker_threads)
 
 
 @dataclass

@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -21,7 +22,8 @@ def start_local(workers: int) -> Iterator[Client]:
     """Worker processes on this machine, reachable from nowhere else."""
     # Processes, not threads: a crash in a native library costs one worker, and Python code of one task
     # never waits for another's. Measured: 0.6 s more until the first task of two workers starts.
-    with uninterrupted(), without_main():
+    with uninterrupted(), without_main(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Port .* is already in use")  # since `dashboard_port` looked
         local = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

@@ -10,6 +10,7 @@ import importlib
 import logging
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,6 +148,11 @@ class Jobs:
     def options(self) -> dict[str, Any]:
         """Arguments of dask-jobqueue's classes."""
         words = self.words.model_dump(include=WORDS, exclude_none=True)
+        if self.processes > self.cores:
+            raise ConfigError(
+                f"--cluster {self.system}: {self.processes} processes are more than {self.cores} cores, and "
+                "each needs one. Raise cluster.cores, or lower cluster.processes."
+            )
         if self.system in ("lsf", "sge") and "account" in words:
             words["project"] = words.pop("account")
         if self.system == "lsf" and (minutes := int(self._walltime // 60)):
@@ -222,12 +228,17 @@ WORDS = {"queue", "account", "walltime", "interface"}
 
 
 def _package() -> Any:
+    """dask-jobqueue, but for Ctrl-C, which it lets end the process with status 0 once it is imported."""
+    before = signal.getsignal(signal.SIGINT)
     try:
         return importlib.import_module("dask_jobqueue")
     except ImportError:
         raise ConfigError(
             "--cluster on a batch system needs dask-jobqueue: pip install 'voxelmill[cluster]'."
         ) from None
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

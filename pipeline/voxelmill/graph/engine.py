@@ -30,6 +30,8 @@ class Engine:
         Where images are resampled: on GPUs if there are any, never, or nowhere else.
     watch : Watch
         When to give up.
+    worker_threads : int
+        Threads of a worker, while there is none to ask.
     peak_bytes : dict
         Largest resident memory of a worker so far, by the first word of a stage.
     """
@@ -38,12 +40,14 @@ class Engine:
     reporter: Reporter
     device: Device = "cpu"
     watch: Watch = field(default_factory=Watch)
+    worker_threads: int = 1
     peak_bytes: dict[str, int] = field(default_factory=dict)
 
     @property
     def threads(self) -> int:
         """Tasks that a worker process runs at a time."""
-        return 1 if self.client is None else max(self.client.nthreads().values(), default=1)
+        threads = {} if self.client is None else self.client.nthreads()
+        return max(threads.values(), default=self.worker_threads)
 
     @property
     def all_threads(self) -> int:

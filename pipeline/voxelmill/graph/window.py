@@ -7,11 +7,13 @@ or without a scheduler ends with an error that says so.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +22,7 @@ from typing import Any
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
-from voxelmill.errors import ClusterLostError
+from voxelmill.errors import ClusterLostError, LeaseError
 from voxelmill.graph.tasks import Key, Outcome, Task
 
 logger = logging.getLogger("voxelmill")
@@ -223,22 +225,39 @@ class _Window:
     ) -> list[list[Outcome] | KilledWorker]:
         """Outcomes, all of them with one question where that can be."""
         try:
-            found: list[list[Outcome] | KilledWorker] = self._client.gather([f for _, f in finished])
-            return found
+            return self._gather([future for _, future in finished])
+        except (ClusterLostError, LeaseError):
+            raise
         except Exception:
             return [self._result_of(of, future) for of, future in finished]
 
     def _result_of(self, of: Task, future: Future[list[Outcome]]) -> list[Outcome] | KilledWorker:
         try:
-            return future.result()  # may have to be computed again, where its worker died since
+            (outcomes,) = self._gather([future])
+            return outcomes
         except KilledWorker as error:
             return error.with_traceback(None)  # whose frame would keep the task from being forgotten
+        except (ClusterLostError, LeaseError):
+            raise
         except Exception as error:
             self._look()  # raises, where it is the scheduler that is gone
             cause = f"lost with its worker ({type(error).__name__}); run again."
-            return [
-                Outcome(of.name, case, None, cause, str(error), trouble="lost") for case in of.cases or [""]
-            ]
+            cases = of.cases or [""]
+            return [Outcome(of.name, case, None, cause, str(error), trouble="lost") for case in cases]
+
+    def _gather(self, futures: Sequence[Future[list[Outcome]]]) -> list[list[Outcome] | KilledWorker]:
+        """What tasks returned. Where their worker has died since, they are computed again, if one is left."""
+        loop: Any = self._client.loop
+        asked = asyncio.run_coroutine_threadsafe(
+            self._client.gather(futures, asynchronous=True), loop.asyncio_loop
+        )
+        while not wait([asked], LOOK_SECONDS).done:
+            try:
+                self._look()
+            except BaseException:
+                asked.cancel()
+                raise
+        return list(asked.result())
 
     def _look(self) -> None:
         """How many threads there are, and whether to go on."""
