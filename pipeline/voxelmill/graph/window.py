@@ -252,11 +252,7 @@ class _Window:
             self._client.gather(futures, asynchronous=True), loop.asyncio_loop
         )
         while not wait([asked], LOOK_SECONDS).done:
-            try:
-                self._look()
-            except BaseException:
-                asked.cancel()
-                raise
+            self._look()
         return list(asked.result())
 
     def _look(self) -> None:
