@@ -38,7 +38,12 @@ def alone(*words, **options):
 
 def status_within(*words):
     """The exit status of a command that is run in this process, without a cluster: quicker."""
-    done = CliRunner().invoke(app, [*map(str, words), "--cluster=none"])
+    return within(*words, "--cluster=none").exit_code
+
+
+def within(*words):
+    """A command run in this process: its `exit_code` and `stdout`."""
+    done = CliRunner().invoke(app, list(map(str, words)))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
-    return done.exit_code
+    return done

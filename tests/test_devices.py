@@ -60,6 +60,7 @@ def test_the_device_is_that_of_the_task_alone():
     assert backend._device.get() == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("has_gpu()")
 @pytest.mark.filterwarnings("ignore")
 def test_a_worker_that_has_no_gpu_after_all_makes_the_same(made, tmp_path):

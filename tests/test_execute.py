@@ -250,6 +250,7 @@ def test_cases_are_finished_one_after_another(tmp_path):
 # Workers that come and go
 
 
+@pytest.mark.slow
 def test_the_window_grows_with_the_workers():
     """Jobs of a batch system begin when they can; what is submitted ahead must be enough for all of them."""
     with workers({}) as client:
@@ -354,6 +355,7 @@ def test_tasks_for_a_gpu_go_to_workers_with_one_and_others_do_the_rest():
     assert (found["device"].value, found["other"].value) == ("gpu", "cpu")
 
 
+@pytest.mark.slow
 def test_when_the_last_gpu_is_gone_cpus_go_on():
     with workers({"resources": {"GPU": 1}}, {}) as client:
 

@@ -7,7 +7,7 @@ import time
 
 import datasets
 import pytest
-from commands import ENVIRONMENT, SCRIPT, alone, call, status_within
+from commands import ENVIRONMENT, SCRIPT, alone, status_within, within
 from datasets import stores
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -100,8 +100,8 @@ def test_shares_one_after_another_make_what_one_run_makes(made, tmp_path):
     chain(source, tmp_path / "out")
     assert stores(tmp_path / "out") == stores(whole)
     assert report(tmp_path / "out") == dict.fromkeys(CASES, "done")
-    done = call("status", tmp_path / "out")
-    assert done.returncode == 0
+    done = within("status", tmp_path / "out")
+    assert done.exit_code == 0
     assert "at work" not in done.stdout
 
 
@@ -131,7 +131,7 @@ def test_shares_at_once_one_of_them_killed_and_run_again(made, tmp_path):
         time.sleep(0.01)
     running[1].send_signal(signal.SIGKILL)
     assert [p.wait(120) for p in running] == [0, -signal.SIGKILL, 0]
-    assert call("status", out).returncode == 1
+    assert within("status", out).exit_code == 1
     again = alone("preprocess", out, "--share=2/3")
     assert again.returncode == 0, again.stderr
     assert stores(out) == stores(whole)
@@ -151,7 +151,7 @@ def test_a_bad_case_is_one_bad_case_of_its_share(made, tmp_path):
     decide(out, *MANY_SHARDS)
     assert shares("preprocess", 2, out) == [0, 0]
     assert report(out) == dict.fromkeys(CASES, "done") | {"c": "failed"}
-    assert "failed  c: " in call("status", out).stdout
+    assert "failed  c: " in within("status", out).stdout
 
 
 def test_statistics_are_not_made_while_a_share_is_missing_and_nobody_says_why(made, tmp_path):
