@@ -1,0 +1,206 @@
+"""What tasks cost by themselves, in this process: CPU seconds and bytes of every stage; what the disk gives.
+
+In: a source. Out: rows of numbers. What `execute` does is told apart from what the client does between tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import Mock, patch
+
+from benchmarks.sources import forget
+from voxelmill.cluster import connect
+from voxelmill.config import make_config
+from voxelmill.graph import Engine, Task, engine, execute
+from voxelmill.memory import Memory
+from voxelmill.phantoms import write_dataset
+from voxelmill.pipeline import Job
+from voxelmill.plan import Plan
+from voxelmill.progress import Reporter
+from voxelmill.training import training_cases
+
+Row = dict[str, Any]
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Meter:
+    """Stands in for `execute`: what is spent within it, how many tasks come, and what their steps took."""
+
+    keys: set[Any] = field(default_factory=set)
+    steps: int = 0
+    step_seconds: float = 0.0
+    cpu: float = 0.0
+    wall: float = 0.0
+    read: int = 0
+    written: int = 0
+
+    def __call__(self, tasks: Iterable[Task], client: Any, *rest: Any) -> Iterator[Any]:
+        """Outcomes, as they come."""
+        outcomes = execute(self.count(tasks, client is None), client, *rest)
+        while True:
+            before = now()
+            outcome = next(outcomes, None)
+            for name, value in now().items():
+                setattr(self, name, getattr(self, name) + value - before[name])
+            if outcome is None:
+                return
+            self.steps += 1
+            self.step_seconds += outcome.seconds
+            yield outcome
+
+    def count(self, tasks: Iterable[Task], is_here: bool) -> Iterator[Task]:
+        """Every task; in this process, where nothing is remembered, what stands before shards by itself."""
+        for of in tasks:
+            before = [] if of.merge else [b for b in of.after if b.key not in self.keys]
+            self.keys |= keys_of(of)
+            if is_here and of.merge is None:
+                yield from before
+                of = replace(of, after=())
+            yield of
+
+
+def keys_of(of: Task) -> set[Any]:
+    """Those of a task and of all that stands before it."""
+    return {of.key}.union(*(keys_of(before) for before in of.after))
+
+
+def now() -> dict[str, float]:
+    """Seconds of CPU and of time; bytes that this process has read and written, from or to wherever."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    moved = dict(line.split(": ") for line in lines)
+    return {
+        "cpu": time.process_time(),
+        "wall": time.perf_counter(),
+        "read": int(moved["rchar"]),
+        "written": int(moved["wchar"]),
+    }
+
+
+def metered(source: Path, out: Path, settings: dict[str, Any], client: Any = None) -> Row:
+    """What every stage takes, and what is done between tasks; on a client, bytes and CPU are its own."""
+    begun, inside, row = time.process_time(), 0.0, Row()
+    work = Job(out, make_config(settings))
+    sources, on = work.discover(source), Engine(client, Reporter())
+    with work.hold("run"):
+        work.check(sources)
+        stages: dict[str, Callable[[], object]] = {
+            "ingest": lambda: work.ingest(sources, on),
+            "fingerprint": lambda: work.plan(work.fingerprint(on)),
+            "preprocess": lambda: work.preprocess(Plan.load(out), on),
+        }
+        for name, stage in stages.items():
+            meter, files = Meter(), Mock(side_effect=os.fsync)
+            start = time.perf_counter()
+            with patch.object(engine, "execute", meter), patch.object(os, "fsync", files):
+                stage()
+            inside += meter.cpu
+            row[f"{name}_s"] = time.perf_counter() - start
+            row |= {f"{name}_{key}": value for key, value in vars(meter).items() if key != "keys"}
+            row |= {f"{name}_tasks": len(meter.keys), f"{name}_files": files.call_count}
+    return row | {"between_cpu": time.process_time() - begun - inside}
+
+
+# In processes of their own: everything is loaded by a job of tiny cases, then the job is measured.
+
+
+def in_processes(folder: Path, source: Path, shard_mib: int, count: int, workers: int = 0) -> list[Row]:
+    """The rows of processes that do the same job at a time, without a cluster or each with one of its own."""
+    settings = {"store": {"shard_mib": shard_mib}}
+    begun = []
+    for _ in range(count):
+        words = (str(folder), str(source), json.dumps(settings), workers)
+        program = f"from benchmarks.scaling_alone import one; one(*{words!r})"
+        begun.append(subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE))
+    said = [process.communicate()[0] for process in begun]
+    if any(process.returncode for process in begun):
+        raise RuntimeError("a process that does the job failed")
+    return [json.loads(text) for text in said]
+
+
+def one(folder: str, source: str, settings: str, workers: int) -> None:
+    """What such a process does; its row is all that it prints."""
+    start = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory(prefix="out-", dir=folder) as out,
+        connect("local" if workers else "none", workers or None) as client,
+    ):
+        connected = time.perf_counter()
+        if client is not None:
+            client.wait_for_workers(workers)
+        tiny = write_dataset(Path(out) / "Dataset001_Tiny", cases=max(1, 2 * workers), shape=(12, 40, 40))
+        metered(tiny, Path(out) / "tiny", json.loads(settings) | {"store": {"shard_mib": 1}}, client)
+        loaded = time.perf_counter()
+        row = metered(Path(source), Path(out) / "out", json.loads(settings), client)
+    print(json.dumps(row | {"connect_s": connected - start, "load_s": loaded - connected}))
+
+
+def client_alone(folder: Path, quick: bool) -> Row:
+    """What the client does for each case while no task runs, and keeps of it, from few and many tiny ones."""
+    few, many = (8, 24) if quick else (100, 500)
+    found = []
+    for cases in (few, many):
+        source = write_dataset(folder / f"Dataset003_Tiny{cases}", cases=cases, shape=(8, 16, 16))
+        out = folder / f"tiny-{cases}"
+        found.append([metered(source, out, {})["between_cpu"] for _ in range(2)])  # again: all is there
+    tracemalloc.start()
+    kept = Plan.load(out), list(training_cases(out, Plan.load(out), "fullres", Memory()))
+    taken = tracemalloc.get_traced_memory()[0] / len(kept[1])
+    tracemalloc.stop()
+    new, again = (1e3 * (b - a) / (many - few) for a, b in zip(*found, strict=True))
+    return {
+        "name": "client, case by case",
+        "part": "client",
+        "cases": many,
+        "ms_a_case": new,
+        "again_ms_a_case": again,
+        "bytes_a_case": taken,
+        "plan_json_bytes_a_case": (out / "plan.json").stat().st_size / many,
+    }
+
+
+def store_here(folder: Path, size: int, files: int) -> Row:
+    """Bytes a second of this disk, and seconds of a file: of a shard's size and of next to nothing.
+
+    Files are written through to the disk, dropped from memory and read back.
+    """
+    small, large = (moved(folder, n, files) for n in (1, size))
+    return {
+        "name": "store of this machine",
+        "part": "store",
+        "bytes_a_file": size,
+        "files": files,
+        "write_mb_s": size / 1e6 / max(1e-9, large[0] - small[0]),
+        "read_mb_s": size / 1e6 / max(1e-9, large[1] - small[1]),
+        "write_ms_a_file": 1e3 * small[0],
+        "read_ms_a_file": 1e3 * small[1],
+    }
+
+
+def moved(folder: Path, size: int, files: int) -> tuple[float, float]:
+    """Seconds to write and to read a file of so many bytes, the median."""
+    data, path = os.urandom(size), folder / "shard"
+    written, read = [], []
+    for _ in range(files):
+        start = time.perf_counter()
+        with path.open("wb") as file:
+            file.write(data)
+            os.fsync(file.fileno())
+        written.append(time.perf_counter() - start)
+        forget(path)
+        start = time.perf_counter()
+        path.read_bytes()
+        read.append(time.perf_counter() - start)
+        path.unlink()
+    return median(written), median(read)
