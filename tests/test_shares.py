@@ -151,7 +151,10 @@ def test_a_bad_case_is_one_bad_case_of_its_share(made, tmp_path):
     decide(out, *MANY_SHARDS)
     assert shares("preprocess", 2, out) == [0, 0]
     assert report(out) == dict.fromkeys(CASES, "done") | {"c": "failed"}
-    assert "failed  c: " in within("status", out).stdout
+    done = within("status", out)
+    assert done.exit_code == 1
+    assert "failed  c: " in done.stdout
+    assert "failed  a" not in done.stdout
 
 
 def test_statistics_are_not_made_while_a_share_is_missing_and_nobody_says_why(made, tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxelmill import store
@@ -45,14 +45,14 @@ class Status:
     holders: tuple[HolderState, ...]
 
     @property
-    def is_complete(self) -> bool:
-        """Whether nothing is missing."""
-        return all(stage.done == stage.total for stage in self.stages)
-
-    @property
     def unfinished(self) -> list[str]:
         """Cases that lack something, sorted."""
         return sorted({case for stage in self.stages for case in stage.unfinished})
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing, of any case of the source."""
+        return not self.unfinished and all(stage.done == stage.total for stage in self.stages)
 
 
 def read_status(out: Path) -> Status:
@@ -63,20 +63,18 @@ def read_status(out: Path) -> Status:
     StoreError
         If OUT holds nothing of a run.
     """
-    stages = [_ingest(out), _document(out, "fingerprint", Fingerprint), _document(out, "plan", Plan)]
+    cases = read_dataset(out).cases or tuple(store.list_groups(out / store.RAW))
+    stages = [_ingest(out, cases), _document(out, "fingerprint", Fingerprint), _document(out, "plan", Plan)]
     if stages[-1].done:
         plan = Plan.load(out)
-        known = set(next(iter(plan.configurations.values())).cases)
-        stages += [_preprocess(out, plan, configuration) for configuration in plan.configurations]
-    else:
-        known = set()
+        stages += [_preprocess(out, plan, configuration, cases) for configuration in plan.configurations]
     at_work = tuple(holder for holder in holders(out) if holder.is_alive is not False)
-    failed = {case: cause for case, cause in failed_cases(out).items() if known == set() or case not in known}
-    return Status(tuple(stages), failed, at_work)
+    found = Status(tuple(stages), {}, at_work)
+    causes = failed_cases(out)
+    return replace(found, failed={case: causes[case] for case in found.unfinished if case in causes})
 
 
-def _ingest(out: Path) -> StageStatus:
-    cases = read_dataset(out).cases or tuple(store.list_groups(out / store.RAW))
+def _ingest(out: Path, cases: Sequence[str]) -> StageStatus:
     with ThreadPoolExecutor(LOOKED_AT_TOGETHER) as threads:
         whole = list(threads.map(lambda case: RawCase(out, case).is_whole, cases))
     unfinished = tuple(case for case, is_whole in zip(cases, whole, strict=True) if not is_whole)
@@ -91,10 +89,11 @@ def _document(out: Path, name: str, kind: type[Fingerprint] | type[Plan]) -> Sta
     return StageStatus(name, "file", 1, 1)
 
 
-def _preprocess(out: Path, plan: Plan, configuration: Configuration) -> StageStatus:
-    cases = list(training_cases(out, plan, configuration, Memory()))
-    missing: Sequence[Sequence[int]] = missing_of(cases)
-    total = sum(case.plan.shards for case in cases)
-    unfinished = tuple(case.case for case, shards in zip(cases, missing, strict=True) if shards)
-    left = sum(len(shards) for shards in missing)
+def _preprocess(out: Path, plan: Plan, configuration: Configuration, cases: Sequence[str]) -> StageStatus:
+    """Shards of the plan; a case of the source that is not in the plan lacks all of them."""
+    planned = list(training_cases(out, plan, configuration, Memory()))
+    missing: Sequence[Sequence[int]] = missing_of(planned)
+    total, left = sum(case.plan.shards for case in planned), sum(len(shards) for shards in missing)
+    whole = {case.case for case, shards in zip(planned, missing, strict=True) if not shards}
+    unfinished = tuple(case for case in cases if case not in whole)
     return StageStatus(f"preprocess {configuration}", "shards", total - left, total, unfinished)
