@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import scaling_model as model
-from benchmarks.scaling_alone import client_alone, in_processes, store_here
+from benchmarks.scaling_alone import calm, client_alone, in_processes, store_here
 from benchmarks.scaling_tasks import Workers, some_case, start, submission
 from voxelmill.graph import window
 from voxelmill.phantoms import write_dataset
@@ -84,11 +84,12 @@ def submissions(quick: bool) -> Iterator[tuple[str, int, Workers]]:
 
 def job(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """One worker and two, in turn; one process and two that know nothing of each other; the disk."""
-    cases, side, shard_mib, rounds = (4, 32, 1, 1) if options.quick else (24, 128, 16, 3)
+    cases, side, shard_mib, rounds = (4, 32, 1, 1) if options.quick else (32, 128, 16, 3)
     source = write_dataset(folder / "Dataset002_Job", cases=cases, shape=(side, 2 * side, 2 * side))
     whole, warm, lone = [], [], []
     timed(folder, source, 2, shard_mib)  # compiles
     for _ in range(rounds):
+        calm(0 if options.quick else 120)
         whole.append([timed(folder, source, n, shard_mib) for n in (1, 2)])
         warm.append([in_processes(folder, source, shard_mib, 1, n)[0] for n in (1, 2)])
         lone.append([in_processes(folder, source, shard_mib, n) for n in (1, 2)])
@@ -130,7 +131,9 @@ def efficiencies(whole: Sequence[Sequence[float]], warm: Sequence[Sequence[Row]]
         found[f"{stage}_steps_1_s"], found[f"{stage}_steps_2_s"] = median(one), median(two)
         found[f"{stage}_steps_slower"] = median(b / a for a, b in zip(one, two, strict=True))
     found |= {key: median(pair[0][key] for pair in rounds) for key in ("connect_s", "load_s")}
-    return found | {"whole_efficiency_rounds": [a / (2 * b) for a, b in whole]}
+    work = [one["work_s"] / (2 * two["work_s"]) for one, two in rounds]
+    loads = [[row["others_cores"] for row in pair] for pair in rounds]
+    return found | {"work_efficiency_rounds": work, "others_cores_rounds": loads}
 
 
 def by_themselves(lone: Sequence[Sequence[Sequence[Row]]]) -> tuple[Row, int]:
@@ -138,9 +141,11 @@ def by_themselves(lone: Sequence[Sequence[Sequence[Row]]]) -> tuple[Row, int]:
     first = [one for (one,), _ in lone]
     row = {name: median(r[name] for r in first) for name in first[0]}
     for stage in STAGES:
-        name = f"{stage}_wall"
-        slower = [sum(two[name] for two in pair) / 2 / one[name] for (one,), pair in lone]
-        row[f"{stage}_crowding"] = median(slower)
+        for name, of in (("crowding", "wall"), ("crowding_cpu", "cpu")):
+            key = f"{stage}_{of}"
+            slower = [sum(two[key] for two in pair) / 2 / one[key] for (one,), pair in lone]
+            row[f"{stage}_{name}"] = median(slower)
+    row["others_cores_rounds"] = [[one["others_cores"], two[0]["others_cores"]] for (one,), two in lone]
     return row, int(row["preprocess_written"] / row["preprocess_files"])
 
 
@@ -171,7 +176,7 @@ def costs_of(known: dict[str, Row]) -> model.Costs:
 def stage_of(name: str, row: Row) -> model.Stage:
     """A stage of the measured job."""
     of = {key: row[f"{name}_{key}"] / row[f"{name}_tasks"] for key in ("cpu", "read", "written", "files")}
-    return model.Stage(name, row[f"{name}_tasks"] / row["cases"], crowding=row[f"{name}_crowding"], **of)
+    return model.Stage(name, row[f"{name}_tasks"] / row["cases"], crowding=row[f"{name}_crowding_cpu"], **of)
 
 
 def predictions(known: dict[str, Row]) -> Iterator[Row]:

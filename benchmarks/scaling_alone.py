@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import Mock, patch
+
+import psutil
 
 from benchmarks.sources import forget
 from voxelmill.cluster import connect
@@ -117,16 +120,32 @@ def metered(source: Path, out: Path, settings: dict[str, Any], client: Any = Non
 
 def in_processes(folder: Path, source: Path, shard_mib: int, count: int, workers: int = 0) -> list[Row]:
     """The rows of processes that do the same job at a time, without a cluster or each with one of its own."""
-    settings = {"store": {"shard_mib": shard_mib}}
-    begun = []
-    for _ in range(count):
-        words = (str(folder), str(source), json.dumps(settings), workers)
-        program = f"from benchmarks.scaling_alone import one; one(*{words!r})"
-        begun.append(subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE))
+    words = (str(folder), str(source), json.dumps({"store": {"shard_mib": shard_mib}}), workers)
+    program = f"from benchmarks.scaling_alone import one; one(*{words!r})"
+    before = others()
+    begun = [
+        subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE)
+        for _ in range(count)
+    ]
     said = [process.communicate()[0] for process in begun]
+    seconds, cpu = (b - a for a, b in zip(before, others(), strict=True))
     if any(process.returncode for process in begun):
         raise RuntimeError("a process that does the job failed")
-    return [json.loads(text) for text in said]
+    return [json.loads(text) | {"others_cores": cpu / seconds} for text in said]
+
+
+def others() -> tuple[float, float]:
+    """The time, and CPU seconds so far of all processes but this one and those that it started."""
+    machine, own = psutil.cpu_times(), [resource.getrusage(who) for who in (0, resource.RUSAGE_CHILDREN)]
+    mine = sum(usage.ru_utime + usage.ru_stime for usage in own)
+    return time.perf_counter(), machine.user + machine.nice + machine.system - mine
+
+
+def calm(patience: float = 120.0) -> None:
+    """Wait until others leave nearly all of the machine, or no longer."""
+    until = time.perf_counter() + patience
+    while psutil.cpu_percent(2.0) * (os.cpu_count() or 1) > 20.0 and time.perf_counter() < until:
+        pass
 
 
 def one(folder: str, source: str, settings: str, workers: int) -> None:

@@ -189,7 +189,7 @@ class LabelTally:
     def add(self, labels: Array) -> None:
         """Take in slices (z, y, x)."""
         for plane in labels:
-            found = class_counts(plane)
+            found = class_counts(plane[None])  # the whole plane at a time, not row by row
             self.low = min(found) if self.low is None else min(self.low, *found)
             self.high = max(found) if self.high is None else max(self.high, *found)
             for value, number in found.items():

@@ -11,6 +11,7 @@ import gc
 import math
 import resource
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ HISTOGRAM_BYTES = 8 * BINS
 
 MERGE_BYTES = 64 * 2**20
 MOST_MERGED = 16
+
+LONG_SECONDS = 0.005
+"""Collecting what a task left takes less, where only that is looked at."""
 
 CHANNELS_TOGETHER = 8
 """Channels whose percentiles are made at a time."""
@@ -93,13 +97,25 @@ class Memory:
             yield
         finally:
             if threading.current_thread() is not threading.main_thread():  # a worker, not a script
-                gc.collect()  # frames that an exception remembers, a library's own too, keep what they held
+                _collect()
             with _held.changed:
                 _held.bytes -= task
                 _held.changed.notify_all()
 
     def _has_room(self, task: int) -> bool:
         return self.available is None or _held.bytes == 0 or _held.bytes + task <= self.available
+
+
+def _collect() -> None:
+    """Give back what is held by frames that an exception, a library's own too, remembers.
+
+    Where looking takes long, modules have been loaded since the worker began: they stay, and are not looked
+    at again.
+    """
+    start = time.perf_counter()
+    gc.collect()
+    if time.perf_counter() - start > LONG_SECONDS:
+        gc.freeze()
 
 
 class _Held:

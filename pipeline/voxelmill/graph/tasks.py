@@ -13,11 +13,10 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
-from dask.base import annotate
-from dask.delayed import Delayed, delayed
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from voxelmill.errors import MemoryLimitError, VoxelmillError
 from voxelmill.kernels.backend import on_device
@@ -134,18 +133,15 @@ class Task:
         """The cases it works on, in order; none for a merge of merges."""
         return list(dict.fromkeys(step.case for step in self.steps))
 
-    @cached_property
-    def node(self) -> Delayed:
-        """Computes to a list of outcomes."""
-        device, resources = ("gpu", {"resources": {"GPU": 1}}) if self.on_gpu else ("cpu", {})
-        before = [t.node for t in self.after]
-        with annotate(priority=-self.rank, **resources):
-            if self.merge is None:
-                call = partial(run_steps, self.steps, run=RUN.get(), device=device)
-            else:
-                call = partial(run_and_merge, self.name, self.merge, self.steps, run=RUN.get())
-            node: Delayed = delayed(call, pure=False)(before, dask_key_name=self.key)
-            return node
+    @property
+    def call(self) -> tuple[Callable[[list[list[Outcome]]], list[Outcome]], list[Key]]:
+        """The node, as Dask writes one: a function, and the keys of what it is called with."""
+        if self.merge is None:
+            device = "gpu" if self.on_gpu else "cpu"
+            function = partial(run_steps, self.steps, run=RUN.get(), device=device)
+        else:
+            function = partial(run_and_merge, self.name, self.merge, self.steps, run=RUN.get())
+        return function, [t.key for t in self.after]
 
     def again(self, case: str | None = None) -> Task:
         """The same once more, with what stands before it; of one case alone."""
@@ -156,6 +152,29 @@ class Task:
     def on_cpu(self) -> Task:
         """The same for any worker."""
         return replace(self, key=_unique(self.name), on_gpu=False)
+
+
+def graph_of(tasks: Iterable[Task]) -> HighLevelGraph:
+    """The Dask graph of some tasks and of all that stands before them.
+
+    Tasks of one rank and device are a layer, which has their priority and resources. `dask.delayed` would
+    make a layer for each task, and a third more work for whoever submits.
+    """
+    layers: dict[tuple[int, bool], dict[Key, Any]] = {}
+    known, waiting = set[Key](), list(tasks)
+    while waiting:
+        t = waiting.pop()
+        if t.key not in known:
+            known.add(t.key)
+            layers.setdefault((t.rank, t.on_gpu), {})[t.key] = t.call
+            waiting += t.after
+    made = {
+        f"rank {rank}{' on GPUs' if on_gpu else ''}": MaterializedLayer(
+            nodes, {"priority": -rank} | ({"resources": {"GPU": 1}} if on_gpu else {})
+        )
+        for (rank, on_gpu), nodes in layers.items()
+    }
+    return HighLevelGraph(made, {name: set() for name in made})
 
 
 def task(

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from dask.local import get_sync
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from voxelmill.errors import ClusterLostError, LeaseError
-from voxelmill.graph.tasks import Key, Outcome, Task
+from voxelmill.graph.tasks import Key, Outcome, Task, graph_of
 
 logger = logging.getLogger("voxelmill")
 
@@ -102,7 +103,8 @@ def _execute_here(tasks: Iterable[Task], watch: Watch) -> Iterator[Outcome]:
             doing = waiting.pop()
             if doing.attempt > 1:
                 time.sleep(pause_before(doing.attempt))
-            final, again, _ = sort_out(doing, doing.node.compute(scheduler="sync"), is_alone=True)
+            outcomes = get_sync(graph_of([doing]), doing.key)
+            final, again, _ = sort_out(doing, outcomes, is_alone=True)
             yield from final
             waiting += again
 
@@ -200,13 +202,15 @@ class _Window:
         due = [t for when, t in self._later if when <= now]
         self._later = [(when, t) for when, t in self._later if when > now]
         room = self._size - len(self._running)
-        if due or room > self._size // 4 or not self._running:
-            self._submit([*due, *islice(tasks, max(0, room))])
+        is_time = due or room > self._size // 4 or not self._running
+        if is_time and (found := [*due, *islice(tasks, max(0, room))]):
+            self._submit(found)
 
     def _submit(self, tasks: Sequence[Task]) -> None:
         """Let the scheduler know of tasks; those for a GPU, where none is, are for any worker."""
         tasks = [t.on_cpu() if t.on_gpu and self._is_gpu_gone else t for t in tasks]
-        for t, future in zip(tasks, self._client.compute([t.node for t in tasks]), strict=True):
+        futures = self._client.get(graph_of(tasks), [t.key for t in tasks], sync=False)
+        for t, future in zip(tasks, futures, strict=True):
             self._running[t.key] = t, future
             future.add_done_callback(self._done.put)
 
