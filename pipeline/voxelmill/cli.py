@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from voxelmill import __version__
-from voxelmill.errors import ClusterLostError, LeaseLostError, VoxelmillError
+from voxelmill.errors import ClusterLostError, LeaseLostError, StoppedError, VoxelmillError
 from voxelmill.options import Options, with_options
 
 if TYPE_CHECKING:
@@ -171,10 +171,6 @@ def demo(
     run(source=source, out=out / "out", **vars(Options(workers=workers)))
 
 
-class _StoppedError(Exception):
-    """Ctrl-C, or a batch system's SIGTERM; not KeyboardInterrupt, which the command parser would swallow."""
-
-
 def main() -> None:
     """Entry point of the console script."""
     _log_to_terminal()
@@ -186,7 +182,7 @@ def main() -> None:
         _fail(str(error), 1)
     except VoxelmillError as error:
         _fail(str(error), 2)
-    except (_StoppedError, KeyboardInterrupt):
+    except (StoppedError, KeyboardInterrupt):
         _fail("stopped. Run the same command again to go on from here.", 143 if _terminated.is_set() else 130)
     except OSError as error:
         _fail(f"{error.strerror or error}. Check that OUT can be written and its disk has room.", 1)
@@ -255,15 +251,12 @@ def _engine(job: Job, options: Options, lease: Lease) -> Iterator[Engine]:
     from voxelmill.progress import log_to
 
     log = f"voxelmill-{job.command}{job.share.suffix}.log" if job.share else "voxelmill.log"
-    try:
-        with (
-            options.engine(job.out, job.config, console, lease) as engine,
-            log_to(job.out / "logs", log),
-            _once(),
-        ):
-            yield engine
-    except KeyboardInterrupt:
-        raise _StoppedError from None
+    with (
+        options.engine(job.out, job.config, console, lease) as engine,
+        log_to(job.out / "logs", log),
+        _once(),
+    ):
+        yield engine
 
 
 def _stdout() -> Console:

@@ -9,6 +9,10 @@ class VoxelmillError(Exception):
     """Base of all errors that voxelmill raises on purpose; shown as one line."""
 
 
+class StoppedError(Exception):
+    """Ctrl-C, or a batch system's SIGTERM; not KeyboardInterrupt, which the command parser would swallow."""
+
+
 class ConfigError(VoxelmillError):
     """A setting, an option or a path is wrong; refused before any work begins."""
 

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from voxelmill.config import Config, load_config
-from voxelmill.errors import ConfigError
+from voxelmill.errors import ConfigError, StoppedError
 
 if TYPE_CHECKING:
     from voxelmill.cluster import Jobs
@@ -120,7 +120,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def called(**words: Any) -> None:
         common = Options(**{name: words.pop(name) for name in names})
-        command(**words, options=common)
+        try:
+            command(**words, options=common)
+        except KeyboardInterrupt:
+            raise StoppedError from None
 
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
     hints = get_type_hints(command, include_extras=True) | get_type_hints(Options, include_extras=True)
