@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Any
 
 from dask.local import get_sync
+from dask.utils import key_split
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
@@ -40,6 +41,9 @@ PAUSE_SECONDS = 2.0
 
 LOOK_SECONDS = 1.0
 """Time between two looks at the cluster."""
+
+KEYS_KEPT = 5000
+"""Keys of tasks that a scheduler may remember after they are forgotten: half a kilobyte each."""
 
 SAY_SECONDS = 60.0
 """Time between two lines that say what is waited for."""
@@ -346,5 +350,17 @@ def _count_threads(client: Client) -> tuple[int, int]:
 
 
 def _threads_of(dask_scheduler: Any) -> tuple[int, int]:
+    _forget_what_is_over(dask_scheduler)
     workers = list(dask_scheduler.workers.values())
     return sum(w.nthreads for w in workers), int(sum(w.resources.get("GPU", 0) for w in workers))
+
+
+def _forget_what_is_over(dask_scheduler: Any) -> None:
+    """Keep a scheduler's memory flat: Dask notes every submission, and its last 100,000 keys."""
+    spans = dask_scheduler.extensions.get("spans")
+    for span in spans.spans.values() if spans is not None else ():
+        if span.metadata is not None:
+            span.metadata["collections"].clear()
+    split: Any = key_split
+    if split.cache_info().currsize > KEYS_KEPT:
+        split.cache_clear()
