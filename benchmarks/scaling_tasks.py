@@ -34,6 +34,7 @@ Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 SHARDS = 100  # of a case
 QUIET = subprocess.DEVNULL
+ALONE_SECONDS = 120  # after which processes end that nobody is there to end
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Workers:
             return [sys.executable, "-c", program]
         words = ["--nworkers", self.count, "--nthreads", self.threads, "--memory-limit", 0, "--no-dashboard"]
         words += ["--preload", "voxelmill.worker", "--local-directory", file.parent]
+        words += ["--death-timeout", ALONE_SECONDS]
         return [dask(), "worker", "--scheduler-file", file, *words]
 
 
@@ -157,7 +159,7 @@ def cluster(workers: Workers) -> Iterator[tuple[Any, dict[str, psutil.Process]]]
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
         file = Path(folder) / "scheduler.json"
         words = ["--scheduler-file", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-        words += ["--dashboard-address", "127.0.0.1:0"]
+        words += ["--dashboard-address", "127.0.0.1:0", "--idle-timeout", f"{ALONE_SECONDS} s"]
         started = [start([dask(), "scheduler", *words], env)]
         while not file.exists():
             time.sleep(0.1)
@@ -194,9 +196,8 @@ def many(file: str, count: int) -> None:
     from distributed import Worker
 
     async def live() -> None:
-        started = [
-            Worker(scheduler_file=file, nthreads=1, memory_limit=0, dashboard=False) for _ in range(count)
-        ]
+        words: Row = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "death_timeout": ALONE_SECONDS}
+        started = [Worker(scheduler_file=file, **words) for _ in range(count)]
         await asyncio.gather(*started)
         await asyncio.gather(*(worker.finished() for worker in started))
 
