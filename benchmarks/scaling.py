@@ -84,7 +84,7 @@ def submissions(quick: bool) -> Iterator[tuple[str, int, Workers]]:
 
 def job(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """One worker and two, in turn; one process and two that know nothing of each other; the disk."""
-    cases, side, shard_mib, rounds = (4, 32, 1, 1) if options.quick else (32, 128, 16, 3)
+    cases, side, shard_mib, rounds = (4, 32, 1, 1) if options.quick else (32, 128, 128, 3)
     source = write_dataset(folder / "Dataset002_Job", cases=cases, shape=(side, 2 * side, 2 * side))
     whole, warm, lone = [], [], []
     timed(folder, source, 2, shard_mib)  # compiles
