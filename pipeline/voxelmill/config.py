@@ -50,6 +50,35 @@ class DicomConfig(Model):
     """SeriesInstanceUID, or number (from 1), where a folder holds several series."""
 
 
+class RepairConfig(Model):
+    """Problems of a source's geometry that are repaired instead of refused; what was done stands in the
+    case's attributes and in the report.
+
+    A setting matters to the cases that have the problem and to no other.
+    """
+
+    irregular: Literal["refuse", "fill", "resample"] = "refuse"
+    """Slices of a DICOM series that are not evenly spaced: "fill" puts in slices that are missing, where the
+    others leave a gap of a whole number of steps; "resample" makes even steps of any. Linear between the two
+    nearest slices; the nearest one for labels."""
+
+    duplicates: Literal["refuse", "first"] = "refuse"
+    """Several slices of a DICOM series at one position: "first" keeps the one of lowest InstanceNumber."""
+
+    shear: Literal["refuse", "undo"] = "refuse"
+    """Axes that are not at right angles, such as a tilted gantry makes: "undo" moves each slice."""
+
+    grids: Literal["refuse", "resample"] = "refuse"
+    """A channel or a label on another grid than the first channel: "resample" brings it there by its physical
+    coordinates, linear, or the nearest voxel for labels."""
+
+    affine: Literal["refuse", "sform", "qform"] = "refuse"
+    """sform and qform of a NIfTI file that place the image differently: which of them holds."""
+
+    pixdim: Literal["refuse", "absolute"] = "refuse"
+    """A negative spacing in a NIfTI header: "absolute" leaves its sign out."""
+
+
 class IngestConfig(Model):
     """How sources get into the raw store."""
 
@@ -174,6 +203,7 @@ class Config(Model):
 
     dicom: DicomConfig = DicomConfig()
     ingest: IngestConfig = IngestConfig()
+    repair: RepairConfig = RepairConfig()
     store: StoreConfig = StoreConfig()
 
     _size = field_validator("memory_limit", mode="before")(check_size)

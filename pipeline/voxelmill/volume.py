@@ -21,6 +21,22 @@ Convert = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
+class Repair:
+    """A problem of a source that a setting accepted.
+
+    Attributes
+    ----------
+    setting : str
+        Which, such as "repair.shear=undo".
+    what : str
+        What was found and what was done, a line with the values; without names of files.
+    """
+
+    setting: str
+    what: str
+
+
+@dataclass(frozen=True)
 class Slab:
     """A run of whole slices: `data` (c, z, y, x) belongs at ``[channel:, z:]`` of the volume.
 
@@ -49,6 +65,8 @@ class Volume(ABC):
         DICOM Modality ("CT", "MR"), where the source states one.
     notes : tuple of str
         What a user should know of how the source was read, a line each.
+    repairs : tuple of Repair
+        What was not as it should be, and was accepted by a setting.
     together : int
         Channels that a slab holds: those that the file interleaves.
     step : int
@@ -71,6 +89,7 @@ class Volume(ABC):
         intercept: float = 0.0,
         modality: str | None = None,
         notes: tuple[str, ...] = (),
+        repairs: tuple[Repair, ...] = (),
     ) -> None:
         self.geometry = geometry
         self.dtype = np.dtype(dtype).newbyteorder("=")
@@ -79,6 +98,7 @@ class Volume(ABC):
         self.intercept = intercept
         self.modality = modality
         self.notes = notes
+        self.repairs = repairs
 
     @abstractmethod
     def slabs(self, depth: int) -> Iterator[Slab]:

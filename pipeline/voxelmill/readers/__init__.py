@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
+from voxelmill.config import RepairConfig
 from voxelmill.errors import FormatError
 from voxelmill.geometry import Triple
 from voxelmill.readers.common import Hints, readable
@@ -48,7 +49,14 @@ _DATA_FILE = re.compile(
 )
 
 
-def open_volume(path: Path, *, spacing: Triple | None = None, dicom_series: str | None = None) -> Volume:
+def open_volume(
+    path: Path,
+    *,
+    spacing: Triple | None = None,
+    dicom_series: str | None = None,
+    repair: RepairConfig | None = None,
+    is_label: bool = False,
+) -> Volume:
     """Open an image file, or a folder that holds a DICOM series, a TIFF stack or an OME-Zarr image.
 
     Reads headers only; a header that asks for more bytes than the file can hold is refused here.
@@ -61,6 +69,10 @@ def open_volume(path: Path, *, spacing: Triple | None = None, dicom_series: str 
         Millimetres; goes before what the file states, and is needed where it states none.
     dicom_series : str, optional
         The series to read where a folder holds several: its SeriesInstanceUID, or its number from 1.
+    repair : RepairConfig, optional
+        Problems to accept; by default none.
+    is_label : bool
+        Whether values are labels, which nothing may be made between.
 
     Raises
     ------
@@ -74,7 +86,7 @@ def open_volume(path: Path, *, spacing: Triple | None = None, dicom_series: str 
         if found is None:
             raise FormatError(_unknown(path))
         volume: Volume = import_module(f"{__name__}.{found.module}").open_volume(
-            path, Hints(spacing, dicom_series)
+            path, Hints(spacing, dicom_series, repair or RepairConfig(), is_label)
         )
     if spacing is not None:
         volume.geometry = replace(volume.geometry, spacing=spacing)

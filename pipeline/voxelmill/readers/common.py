@@ -9,7 +9,7 @@ import io
 import mmap
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from voxelmill.config import RepairConfig
 from voxelmill.errors import FormatError
 from voxelmill.geometry import Box, Geometry, Triple
 from voxelmill.readers import inflate
@@ -29,6 +30,8 @@ class Hints:
 
     spacing: Triple | None = None
     dicom_series: str | None = None
+    repair: RepairConfig = field(default_factory=RepairConfig)
+    is_label: bool = False
 
 
 @dataclass(frozen=True)
