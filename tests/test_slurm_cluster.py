@@ -24,6 +24,7 @@ MANY_SHARDS = (
     "--set=store.chunk=[16, 32, 32]",
     "--set=target_spacing=[0.2, 0.07, 0.07]",
 )
+THRICE_AS_MANY = (*MANY_SHARDS[:2], "--set=target_spacing=[0.07, 0.07, 0.07]")
 JOBS = ("--cluster=slurm", "--workers=2", "--set=cluster.memory=640MiB", "--set=cluster.walltime=00:30:00")
 
 
@@ -45,10 +46,10 @@ def made(tmp_path_factory):
 class Run:
     """A run on SLURM that goes on while a test looks on."""
 
-    def __init__(self, source, out, *words):
+    def __init__(self, source, out, *words, shards=MANY_SHARDS):
         self.out = out
         self.log = (out.parent / "driver.log").open("w+")
-        command = [SCRIPT, "run", source, out, *MANY_SHARDS, *JOBS, *words]
+        command = [SCRIPT, "run", source, out, *shards, *JOBS, *words]
         self.process = subprocess.Popen(
             command, stdout=self.log, stderr=subprocess.STDOUT, env=ENVIRONMENT, cwd=out.parent
         )
@@ -88,8 +89,8 @@ def start(slurm, made, tmp_path):
     """Starts runs on one OUT; at the end no job is left, whatever happened."""
     runs = []
 
-    def begin(*words):
-        runs.append(Run(made[0], tmp_path / "out", *words))
+    def begin(*words, **options):
+        runs.append(Run(made[0], tmp_path / "out", *words, **options))
         return runs[-1]
 
     yield begin
@@ -129,14 +130,16 @@ def test_an_undisturbed_run(start, made):
     assert tell(SCRIPT, "status", run.out).count("at work") == 0
 
 
-def test_a_job_that_is_cancelled_is_replaced(start, made):
-    run = start()
+def test_a_job_that_is_cancelled_is_replaced(start, made, tmp_path):
+    """Dask waits 15 seconds for a worker that is lost before another job takes its place."""
+    run = start(shards=THRICE_AS_MANY)
     run.until_shards(10)
     before = run.jobs()
     tell("scancel", before[0])
     wait_until(lambda: set(run.jobs("RUNNING", "PENDING")) - set(before), 90, run.said)
     assert run.end() == 0, run.said()
-    assert training(run.out) == made[1]
+    local(made[0], tmp_path / "whole", *THRICE_AS_MANY)
+    assert training(run.out) == training(tmp_path / "whole")
 
 
 def test_a_worker_that_is_killed(start, made):

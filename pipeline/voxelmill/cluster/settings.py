@@ -54,7 +54,8 @@ def security() -> Security | None:
 
 def introduce(client: Client) -> None:
     """Say where the dashboard is; what tasks have to say comes out here, what Dask has to say does not."""
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client"):  # both have a level of their own by Dask's defaults
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if "dashboard" in client.scheduler_info(n_workers=0)["services"]:
         logger.info("dashboard: %s", client.dashboard_link)
     client.forward_logging("voxelmill", logging.INFO)
