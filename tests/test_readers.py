@@ -22,9 +22,11 @@ from readers_support import (
 )
 
 from voxelmill import readers
+from voxelmill.config import RepairConfig
 from voxelmill.errors import FormatError, GeometryError, SpacingError
 from voxelmill.geometry import Geometry
 from voxelmill.readers import inflate, open_volume
+from voxelmill.volume import Repair
 
 
 def nifti(array: np.ndarray, affine: np.ndarray | None = None, kind: type = nibabel.Nifti1Image) -> object:
@@ -124,7 +126,7 @@ class TestNifti:
 
     @pytest.mark.parametrize("slope", [0.0, float("nan")])
     def test_slope_of_zero_or_nan_is_none(self, tmp_path, slope):
-        path = self.patched(tmp_path, scl_slope=slope, scl_inter=5.0)
+        path = patched(tmp_path, scl_slope=slope, scl_inter=5.0)
         assert (open_volume(path).slope, open_volume(path).intercept) == (1, 0)
 
     def test_micrometres_become_millimetres(self, tmp_path):
@@ -134,7 +136,7 @@ class TestNifti:
         np.testing.assert_allclose(geometry.spacing, (0.003, 0.002, 0.001), rtol=1e-6)
 
     def test_without_orientation_the_grid_is_itks(self, tmp_path):
-        path = self.patched(tmp_path, sform_code=0, qform_code=0)
+        path = patched(tmp_path, sform_code=0, qform_code=0)
         assert_same_grid(open_volume(path).geometry, itk_geometry(sitk.ReadImage(path)))
 
     def test_orientation_from_the_quaternion_alone(self, tmp_path):
@@ -172,21 +174,135 @@ class TestNifti:
     )
     def test_wrong_headers_are_refused(self, tmp_path, change, error, message):
         with pytest.raises(error, match=message):
-            open_volume(self.patched(tmp_path, **change))
+            open_volume(patched(tmp_path, **change))
 
     def test_zero_spacing_is_mended_by_a_given_one(self, tmp_path):
-        path = self.patched(tmp_path, pixdim=[1, 0, 1, 1, 0, 0, 0, 0], sform_code=0)
+        path = patched(tmp_path, pixdim=[1, 0, 1, 1, 0, 0, 0, 0], sform_code=0)
         assert open_volume(path, spacing=(4, 3, 2)).geometry.spacing == (4, 3, 2)
 
-    @staticmethod
-    def patched(folder: Path, **fields: object) -> Path:
-        path = save(nifti(np.zeros((3, 4, 5), "u1")), folder / "a.nii")
-        content = path.read_bytes()
-        header = nibabel.Nifti1Header(content[:348])
-        for name, value in fields.items():
-            header[name] = value
-        path.write_bytes(header.binaryblock + content[348:])
-        return path
+
+class TestContradictions:
+    """Headers of which one half is from a registration or from another program."""
+
+    TURNED = np.array([[0, -2.0, 0, 5], [1, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]])
+
+    def both(self, folder, sform, qform, **fields):
+        """A file with both forms; pixdim is the qform's."""
+        image = nifti(np.zeros((3, 4, 5), "u1"))
+        image.header.set_sform(sform, 1)
+        image.header.set_qform(qform, 2, strip_shears=True)
+        return write_header(folder, image.header, **fields)
+
+    def test_forms_that_agree_are_one(self, tmp_path):
+        path = self.both(tmp_path, self.TURNED, self.TURNED)
+        volume = open_volume(path)
+        assert volume.repairs == ()
+        assert volume.geometry.spacing == (3, 2, 1)
+        for affine in ("sform", "qform"):
+            chosen = open_volume(path, repair=RepairConfig(affine=affine))
+            assert chosen.repairs == ()
+            assert chosen.geometry.displacement(volume.geometry) < 1e-6
+
+    def test_forms_that_differ_are_refused_with_both(self, tmp_path):
+        path = self.both(tmp_path, self.TURNED, np.diag([1.0, 2, 3, 1]))
+        message = refused(path, GeometryError)
+        assert message.startswith("sform and qform of the NIfTI header place a corner 11 voxels apart")
+        assert "sform has spacing (3, 2, 1) and origin (7, -6, -5) mm (z, y, x)" in message
+        assert "qform spacing (3, 2, 1) and origin (0, 0, 0)" in message
+        assert message.endswith("--set repair.affine=sform or repair.affine=qform.")
+
+    @pytest.mark.parametrize("affine", ["sform", "qform"])
+    def test_the_chosen_form_holds_and_is_recorded(self, tmp_path, affine):
+        forms = {"sform": self.TURNED, "qform": np.diag([1.0, 2, 3, 1])}
+        path = self.both(tmp_path, **forms)
+        volume = open_volume(path, repair=RepairConfig(affine=affine))
+        assert_same_grid(volume.geometry, Geometry.from_ras_affine((3, 4, 5), forms[affine]))
+        (repair,) = volume.repairs
+        assert repair.setting == f"repair.affine={affine}"
+        assert repair.what.endswith(f"; {affine} holds")
+
+    def test_less_than_a_tenth_of_a_voxel_is_rounding(self, tmp_path):
+        near, far = np.diag([1.0, 2, 3, 1]), np.diag([1.0, 2, 3, 1])
+        near[0, 3], far[0, 3] = 0.09, 0.11
+        assert open_volume(self.both(tmp_path, near, np.diag([1.0, 2, 3, 1]))).repairs == ()
+        refused(self.both(tmp_path, far, np.diag([1.0, 2, 3, 1])), GeometryError)
+
+    def test_a_sheared_sform_is_no_qform(self, tmp_path):
+        sheared = np.diag([1.0, 2, 3, 1])
+        sheared[1, 2] = 1
+        assert "repair.affine=sform" in refused(self.both(tmp_path, sheared, sheared), GeometryError)
+
+    def test_a_sheared_sform_alone_is_handed_on(self, tmp_path):
+        """What a tilted gantry looks like after conversion; whether it is accepted is decided later."""
+        sheared = np.diag([1.0, 2, 3, 1])
+        sheared[1, 2] = 1
+        geometry = open_volume(save(nifti(np.zeros((3, 4, 5), "u1"), sheared), tmp_path / "a.nii")).geometry
+        assert_same_grid(geometry, Geometry.from_ras_affine((3, 4, 5), sheared))
+
+    @pytest.mark.parametrize(("other", "fields"), [("qform", {"quatern_b": 3.0}), ("sform", {"srow_x": 0})])
+    def test_a_form_that_makes_no_sense_is_not_needed_where_the_other_is_chosen(
+        self, tmp_path, other, fields
+    ):
+        path = self.both(tmp_path, self.TURNED, self.TURNED, **fields)
+        refused(path, GeometryError)
+        chosen = "sform" if other == "qform" else "qform"
+        volume = open_volume(path, repair=RepairConfig(affine=chosen))
+        assert_same_grid(volume.geometry, Geometry.from_ras_affine((3, 4, 5), self.TURNED))
+        what = f"the NIfTI header has a {other} that makes no sense, and a {chosen}; {chosen} holds"
+        assert volume.repairs == (Repair(f"repair.affine={chosen}", what),)
+
+    def test_an_sform_with_nan_is_refused(self, tmp_path):
+        path = patched(tmp_path, srow_y=[0, 2, 0, np.nan])
+        assert "sform of the NIfTI header holds what is no finite number" in refused(path, GeometryError)
+
+    def test_pixdim_that_differs_from_sform_is_refused_with_both(self, tmp_path):
+        path = patched(tmp_path, pixdim=[1, 1, 2, 4, 0, 0, 0, 0])
+        for repair in (RepairConfig(), RepairConfig(affine="qform")):
+            message = refused(path, GeometryError, repair=repair)
+            assert "spacing (4, 2, 1) mm (z, y, x) in pixdim, but (3, 2, 1) mm in sform" in message
+            assert message.endswith("--set repair.affine=sform.")
+        volume = open_volume(path, repair=RepairConfig(affine="sform"))
+        assert volume.geometry.spacing == (3, 2, 1)
+        assert [r.setting for r in volume.repairs] == ["repair.affine=sform"]
+        assert open_volume(path, spacing=(5, 2, 1)).geometry.spacing == (5, 2, 1)
+
+    def test_pixdim_that_is_rounded_otherwise_goes_before_sform(self, tmp_path):
+        volume = open_volume(patched(tmp_path, pixdim=[1, 1, 2, 3.002, 0, 0, 0, 0]))
+        assert volume.repairs == ()
+        assert volume.geometry.spacing == pytest.approx((3.002, 2, 1))
+
+    @pytest.mark.parametrize("sform_code", [0, 1])
+    def test_negative_pixdim_is_refused_or_taken_without_signs(self, tmp_path, sform_code):
+        path = patched(tmp_path, pixdim=[1, -1, 2, -3, 0, 0, 0, 0], sform_code=sform_code)
+        message = refused(path, SpacingError)
+        assert "negative spacing, pixdim (-3.0, 2.0, -1.0) mm (z, y, x)" in message
+        assert message.endswith("--set repair.pixdim=absolute.")
+        volume = open_volume(path, repair=RepairConfig(pixdim="absolute"))
+        assert volume.geometry.spacing == (3, 2, 1)
+        what = "pixdim (-3.0, 2.0, -1.0) mm (z, y, x) taken without its signs"
+        assert volume.repairs == (Repair("repair.pixdim=absolute", what),)
+        given = open_volume(path, spacing=(9, 8, 7))
+        assert (given.geometry.spacing, given.repairs) == ((9, 8, 7), ())
+
+
+def refused(path: Path, error: type[Exception], **options: object) -> str:
+    with pytest.raises(error) as caught:
+        open_volume(path, **options)
+    return str(caught.value)
+
+
+def patched(folder: Path, **fields: object) -> Path:
+    """A file of 3 x 4 x 5 zeros, 1 x 2 x 3 mm, with other fields in its header."""
+    return write_header(folder, nifti(np.zeros((3, 4, 5), "u1")).header, **fields)
+
+
+def write_header(folder: Path, header: nibabel.Nifti1Header, **fields: object) -> Path:
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    for name, value in fields.items():
+        header[name] = value
+    path = folder / "a.nii"
+    path.write_bytes(header.binaryblock + bytes(4 + 60))
+    return path
 
 
 class TestDamage:

@@ -1,5 +1,10 @@
 """DICOM series that pydicom writes, against ITK and against the arrays that went in."""
 
+import copy
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gdcm
@@ -19,9 +24,11 @@ from readers_support import (
     series,
 )
 
+from voxelmill.config import RepairConfig
 from voxelmill.errors import FormatError, GeometryError, SpacingError
 from voxelmill.geometry import Box
-from voxelmill.readers import case_stem, is_known, open_volume
+from voxelmill.readers import case_stem, dicom, is_known, open_volume
+from voxelmill.volume import Repair
 
 RNG = np.random.default_rng(11)
 VOXELS = RNG.integers(-1000, 1000, (6, 8, 9)).astype("i2")
@@ -33,7 +40,7 @@ def read_with_itk(folder: Path) -> sitk.Image:
     return reader.Execute()
 
 
-def refuse(folder: Path, error: type[Exception], message: str, **options: str) -> str:
+def refuse(folder: Path, error: type[Exception], message: str, **options: object) -> str:
     with pytest.raises(error, match=message) as caught:
         assemble(open_volume(folder, **options), 2)
     assert "Secret" not in str(caught.value)
@@ -167,12 +174,30 @@ class TestSeveralSeries:
         first, second = list(series(VOXELS)), list(series(-VOXELS[:4], SeriesNumber=2))
         return save_series(tmp_path / "s", [*second, *first])
 
-    def test_are_named_by_number_and_uid(self, folder):
+    def test_are_listed_by_what_tells_them_apart_and_without_identifiers(self, folder):
+        """A reference slice and two volumes in one folder (dcm2niix#894, Slicer#1007)."""
         uids = {pydicom.dcmread(path).SeriesInstanceUID for path in folder.iterdir()}
         message = refuse(
-            folder, GeometryError, r"holds 2 series, one is needed: 1: \S+ \(6 slices of 8x9\); 2: "
+            folder,
+            GeometryError,
+            "holds 2 series, one is needed: 1: 6 slices of 8x9, 2.5x0.7x0.6 mm, axial; "
+            "2: 4 slices of 8x9, 2.5x0.7x0.6 mm, axial. Set dicom.series",
         )
-        assert all(uid in message for uid in uids)
+        assert not any(uid in message for uid in uids)
+
+    @pytest.mark.parametrize(
+        ("order", "plane"), [([0, 1, 2], "axial"), ([1, 2, 0], "sagittal"), ([2, 0, 1], "coronal")]
+    )
+    def test_orientation_is_that_of_the_normal(self, tmp_path, order, plane):
+        pieces = [*series(VOXELS, np.eye(3)[:, order]), *series(VOXELS[:1], SeriesNumber=2)]
+        message = refuse(save_series(tmp_path / "s", pieces), GeometryError, "2 series")
+        assert f"1: 6 slices of 8x9, 2.5x0.7x0.6 mm, {plane}; 2: 1 slices of 8x9, ?x0.7x0.6 mm" in message
+
+    def test_one_without_positions_is_listed_too(self, tmp_path):
+        pieces = [*series(VOXELS, ImagePositionPatient=None), *series(VOXELS[:2], SeriesNumber=2)]
+        refuse(
+            save_series(tmp_path / "s", pieces), GeometryError, "1: 6 slices of 8x9; 2: 2 slices of 8x9, 2.5x"
+        )
 
     def test_are_chosen_by_number_or_uid(self, folder):
         assert_holds(open_volume(folder, dicom_series="1"), VOXELS[None])
@@ -180,7 +205,8 @@ class TestSeveralSeries:
         assert_holds(open_volume(folder, dicom_series=uid), -VOXELS[None, :4])
 
     def test_an_unknown_choice_is_refused(self, folder):
-        refuse(folder, GeometryError, "0 series match '3', one is needed: 1: ", dicom_series="3")
+        refuse(folder, GeometryError, "0 of 2 series match number 3 in dicom.series", dicom_series="3")
+        assert "1.2.3" not in refuse(folder, GeometryError, "0 of 2 series match the S", dicom_series="1.2.3")
 
     def test_orientation_and_shape_make_series_too(self, tmp_path):
         uid = generate_uid()
@@ -192,7 +218,7 @@ class TestSeveralSeries:
             piece.SeriesInstanceUID = uid
         folder = save_series(tmp_path / "s", pieces)
         refuse(folder, GeometryError, "holds 3 series")
-        refuse(folder, GeometryError, "3 series match", dicom_series=str(uid))
+        refuse(folder, GeometryError, "3 of 3 series match", dicom_series=str(uid))
 
     def test_localisers_are_set_aside_and_said(self, tmp_path):
         scout = list(
@@ -259,6 +285,11 @@ class TestGrid:
             "no PixelSpacing",
         )
 
+    @pytest.mark.parametrize("spacing", [[0, 0.6], [0.7, -0.6]])
+    def test_pixel_spacing_that_is_none_is_refused(self, tmp_path, spacing):
+        folder = save_series(tmp_path / "s", list(series(VOXELS, PixelSpacing=spacing)))
+        refuse(folder, SpacingError, r"states PixelSpacing \(0.*two positive numbers are needed")
+
     def test_a_single_slice_takes_its_thickness(self, tmp_path):
         folder = save_series(tmp_path / "s", list(series(VOXELS[:1])))
         refuse(folder, SpacingError, "one slice and states neither")
@@ -274,6 +305,246 @@ class TestGrid:
             assert_holds(open_volume(folder / "IM0000"), VOXELS[None, :1])
 
 
+class TestMissingSlices:
+    """Series with gaps, "quite prevalent" in public collections (rse-panimg#7, rse-grand-challenge#1301)."""
+
+    @staticmethod
+    def without(folder, *left_out, voxels=VOXELS, **tags):
+        pieces = [piece for n, piece in enumerate(series(voxels, **tags)) if n not in left_out]
+        return save_series(folder, pieces)
+
+    def test_the_message_names_the_setting_that_puts_them_in(self, tmp_path):
+        folder = self.without(tmp_path / "s", 3)
+        refuse(folder, SpacingError, r"\(1 missing\?\).*--set repair.irregular=fill")
+
+    def test_are_put_in_between(self, tmp_path):
+        volume = open_volume(self.without(tmp_path / "s", 3), repair=RepairConfig(irregular="fill"))
+        expected = VOXELS.copy()
+        expected[3] = np.rint((VOXELS[2].astype(float) + VOXELS[4]) / 2)
+        assert_holds(volume, expected[None])
+        assert volume.geometry == open_volume(save_series(tmp_path / "t", list(series(VOXELS)))).geometry
+        assert volume.repairs == (
+            Repair(
+                "repair.irregular=fill",
+                "1 slices put in, linear between the nearest two, the first between the slice at -25.00 mm "
+                "(InstanceNumber 4) and the slice at -20.00 mm (InstanceNumber 2)",
+            ),
+        )
+
+    def test_a_ramp_comes_back_whole_from_either_way(self, tmp_path):
+        ramp = (np.arange(12).reshape(12, 1, 1) * 30 + np.arange(72).reshape(8, 9)).astype("i2")
+        folder = self.without(tmp_path / "s", 2, 3, 7, voxels=ramp)
+        for way in ("fill", "resample"):
+            volume = open_volume(folder, repair=RepairConfig(irregular=way))
+            assert_holds(volume, ramp[None])
+            assert volume.geometry.spacing == pytest.approx((2.5, 0.7, 0.6))
+
+    def test_labels_are_copies_of_the_nearest_slice(self, tmp_path):
+        folder = self.without(tmp_path / "s", 2, 3)
+        volume = open_volume(folder, repair=RepairConfig(irregular="fill"), is_label=True)
+        assert_holds(volume, VOXELS[None, [0, 1, 1, 4, 4, 5]])
+        assert "copies of the nearest" in volume.repairs[0].what
+
+    def test_each_file_is_decoded_once(self, tmp_path, monkeypatch):
+        volume = open_volume(self.without(tmp_path / "s", 2, 3), repair=RepairConfig(irregular="fill"))
+        read, decode = [], dicom._decode
+        monkeypatch.setattr(dicom, "_decode", lambda piece: read.append(piece.number) or decode(piece))
+        assemble(volume, 4)
+        assert read == [6, 5, 2, 1]
+
+    def test_slopes_that_differ_are_taken_out_before(self, tmp_path):
+        pieces = list(series(VOXELS))
+        for n, piece in enumerate(pieces):
+            piece.RescaleSlope = 1 + n
+        del pieces[2]
+        volume = open_volume(save_series(tmp_path / "s", pieces), repair=RepairConfig(irregular="fill"))
+        values = (VOXELS * np.arange(1.0, 7).reshape(6, 1, 1) - 1024).astype("f4")
+        values[2] = (values[1].astype(float) + values[3]) / 2
+        assert_holds(volume, values[None])
+
+    def test_a_regular_series_is_not_touched(self, tmp_path):
+        folder = self.without(tmp_path / "s")
+        everything = RepairConfig(irregular="resample", duplicates="first", shear="undo")
+        volume = open_volume(folder, repair=everything)
+        assert_holds(volume, VOXELS[None])
+        assert (volume.geometry, volume.repairs) == (open_volume(folder).geometry, ())
+
+
+class TestUnevenSteps:
+    """Steps that change within a series, as where two parts were scanned (Slicer#7339)."""
+
+    VOXELS = VOXELS.astype("i4") * 36  # no halves, which are rounded either way
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        pieces = list(series(self.VOXELS, step=2))
+        for piece in pieces[4:]:
+            piece.ImagePositionPatient[2] = float(piece.ImagePositionPatient[2]) + 1
+        return save_series(tmp_path / "s", pieces)
+
+    def test_are_refused_with_the_setting_that_makes_them_even(self, folder):
+        for repair in (RepairConfig(), RepairConfig(irregular="fill")):
+            message = refuse(folder, SpacingError, "slices are 2 mm apart, but 3 mm between", repair=repair)
+            assert "--set repair.irregular=resample" in message
+
+    def test_are_made_even(self, folder):
+        volume = open_volume(folder, repair=RepairConfig(irregular="resample"))
+        positions, wanted = np.array([0, 2, 4, 6, 9, 11]), np.linspace(0, 11, 7)
+        lines = self.VOXELS.reshape(6, -1).T
+        expected = np.rint([np.interp(wanted, positions, line) for line in lines]).T.reshape(7, 8, 9)
+        assert_holds(volume, expected.astype("i4")[None])
+        np.testing.assert_array_equal(volume.read(Box((6, 0, 0), (7, 8, 9)))[0, 0], self.VOXELS[5])
+        assert volume.geometry.spacing[0] == pytest.approx(11 / 6)
+        assert volume.repairs[0].setting == "repair.irregular=resample"
+        assert volume.repairs[0].what.startswith("6 slices 2 to 3 mm apart became 7 at even steps, linear")
+
+    def test_a_slice_far_off_is_refused_whatever_is_set(self, tmp_path):
+        pieces = list(series(VOXELS))
+        pieces[5].ImagePositionPatient[2] = 5000
+        folder = save_series(tmp_path / "s", pieces)
+        refuse(folder, SpacingError, "over 10 times as many", repair=RepairConfig(irregular="resample"))
+
+    def test_steps_of_micrometres_are_judged_by_themselves(self, tmp_path):
+        """10 um micro-CT: a gap there is less than what rounding explains in a clinical series."""
+        pieces = list(series(VOXELS, step=0.01, PixelSpacing=[0.01, 0.01]))
+        assert_holds(open_volume(save_series(tmp_path / "s", pieces)), VOXELS[None])
+        refuse(save_series(tmp_path / "t", pieces[:3] + pieces[4:]), SpacingError, "0.01 mm apart, but 0.02")
+
+
+class TestDuplicates:
+    """Time points or copies of a series in one folder (dicom2nifti#19, MONAI#8468)."""
+
+    def test_the_lowest_instance_number_of_each_position_is_kept(self, tmp_path):
+        later = list(series(-VOXELS))
+        for piece in later:
+            piece.InstanceNumber += 6
+        folder = save_series(tmp_path / "s", [*later, *series(VOXELS)])
+        uid = pydicom.dcmread(folder / "IM0000").SeriesInstanceUID
+        for path in folder.iterdir():
+            piece = pydicom.dcmread(path)
+            piece.SeriesInstanceUID = uid
+            pydicom.dcmwrite(path, piece)
+        refuse(folder, SpacingError, "two slices lie at one position.*--set repair.duplicates=first")
+        volume = open_volume(folder, repair=RepairConfig(duplicates="first"))
+        assert_holds(volume, VOXELS[None])
+        assert volume.repairs == (
+            Repair(
+                "repair.duplicates=first",
+                "6 slices left out, at 6 of 6 positions, the first beside the slice at -30.00 mm "
+                "(InstanceNumber 6)",
+            ),
+        )
+
+    def test_one_without_instance_number_comes_last(self, tmp_path):
+        pieces = list(series(VOXELS))
+        nameless = copy.deepcopy(pieces[2])
+        nameless.InstanceNumber, nameless.PixelData = None, bytes(144)
+        folder = save_series(tmp_path / "s", [nameless, *pieces])
+        assert_holds(open_volume(folder, repair=RepairConfig(duplicates="first")), VOXELS[None])
+
+
+class TestTilt:
+    """Gantry tilt (dcm2niix#253, dicom2nifti#23, TotalSegmentator#610)."""
+
+    @staticmethod
+    def tilted(folder, shift, *left_out):
+        pieces = list(series(VOXELS))
+        for n, piece in enumerate(pieces):
+            piece.ImagePositionPatient[1] = round(20 + n * shift, 6)
+        return save_series(folder, [piece for n, piece in enumerate(pieces) if n not in left_out])
+
+    def test_gives_a_sheared_grid_where_it_shall_be_undone(self, tmp_path):
+        folder = self.tilted(tmp_path / "s", 0.6)
+        refuse(folder, GeometryError, "--set repair.shear=undo")
+        volume = open_volume(folder, repair=RepairConfig(shear="undo"))
+        assert_holds(volume, VOXELS[None])
+        assert volume.geometry.spacing == pytest.approx((np.hypot(2.5, 0.6), 0.7, 0.6))
+        for n in range(6):
+            assert volume.geometry.world((n, 0, 0)) == pytest.approx((-30 + 2.5 * n, 20 + 0.6 * n, -10))
+        assert volume.notes == ("gantry tilt of 13.5 degrees",)
+
+    def test_missing_slices_are_put_in_along_the_tilt(self, tmp_path):
+        repair = RepairConfig(shear="undo", irregular="fill")
+        whole = open_volume(self.tilted(tmp_path / "s", 0.6), repair=repair)
+        volume = open_volume(self.tilted(tmp_path / "t", 0.6, 2), repair=repair)
+        assert volume.geometry.displacement(whole.geometry) < 1e-6
+
+    @pytest.mark.parametrize("tilt", [0, 0.6])
+    @pytest.mark.parametrize("odd", [2, 5])
+    def test_a_slice_beside_the_others_is_always_refused(self, tmp_path, tilt, odd):
+        folder = self.tilted(tmp_path / "s", tilt)
+        for path in folder.iterdir():
+            piece = pydicom.dcmread(path)
+            if piece.InstanceNumber == 6 - odd:
+                piece.ImagePositionPatient[0] = 0
+                pydicom.dcmwrite(path, piece)
+        message = rf"not lie in a straight row: the slice at \S+ mm \(InstanceNumber {6 - odd}\) is \d+"
+        for shear in ("refuse", "undo"):
+            refuse(folder, GeometryError, message, repair=RepairConfig(shear=shear))
+
+
+class TestSizes:
+    """Headers that ask for more than their file can hold, before anything is allocated."""
+
+    def test_of_plain_pixels(self, tmp_path):
+        folder = save_series(tmp_path / "s", list(series(VOXELS, Rows=60000, Columns=60000)))
+        with pytest.raises(FormatError, match=r"-30.00 mm \(InstanceNumber 6\) asks for 7200000000 bytes"):
+            open_volume(folder)
+
+    def test_of_compressed_pixels(self, tmp_path):
+        pieces = list(series(VOXELS))
+        for piece in pieces:
+            piece.compress(RLELossless, generate_instance_uid=False)
+            piece.Rows = piece.Columns = 60000
+        folder = save_series(tmp_path / "s", pieces)
+        with pytest.raises(FormatError, match=r"7200000000 bytes of pixels; the \d+ compressed bytes"):
+            open_volume(folder)
+
+    def test_an_empty_slice_may_compress_well(self, tmp_path):
+        voxels = np.zeros((2, 512, 512), "i2")
+        pieces = list(series(voxels))
+        for piece in pieces:
+            piece.compress(JPEG2000Lossless, generate_instance_uid=False)
+        assert_holds(open_volume(save_series(tmp_path / "s", pieces)), voxels[None])
+
+
+class TestPrivacy:
+    def test_text_in_the_pixels_is_noted(self, tmp_path):
+        """Names burned into pixels (pydicom#375)."""
+        pieces = list(series(VOXELS))
+        pieces[1].BurnedInAnnotation = pieces[4].BurnedInAnnotation = "YES"
+        pieces[2].BurnedInAnnotation = "NO"
+        assert open_volume(save_series(tmp_path / "s", pieces)).notes == (
+            "BurnedInAnnotation is YES in 2 slices: text in the pixels may name the patient; it stays",
+        )
+
+    def test_what_pydicom_says_of_values_reaches_nobody(self, tmp_path):
+        """Values that break the rules of their type are quoted in warnings, which end in logs of clusters."""
+        pieces = list(series(VOXELS))
+        for piece in pieces:
+            piece.compress(RLELossless, generate_instance_uid=False)
+            with pydicom.config.disable_value_validation():
+                piece.add_new("SeriesInstanceUID", "UI", "1.Secret.2")
+                piece.add_new("Modality", "CS", "ct secret")
+                piece.add_new("PatientBirthDate", "DA", "19Secret")
+                piece.add_new("PatientAge", "AS", "Secret")
+        with pydicom.config.disable_value_validation():
+            folder = save_series(tmp_path / "s", pieces)
+        code = "import logging, sys, pathlib; from voxelmill.readers import open_volume as o\n"
+        code += "logging.basicConfig(); list(o(pathlib.Path(sys.argv[1])).slabs(9))"
+        for strictness in ("default", "error"):
+            words = [sys.executable, "-W", strictness, "-c", code, str(folder)]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            assert (done.stdout, done.stderr) == ("", "")
+
+    def test_the_filters_of_the_process_stay_as_they_were(self, tmp_path):
+        folder = save_series(tmp_path / "s", list(series(VOXELS)))
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: assemble(open_volume(folder), 2), range(8)))
+        assert warnings.filters == before
+
+
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
@@ -283,11 +554,15 @@ class TestGrid:
         ({"BitsAllocated": 1}, "1 bits a pixel"),
         ({"ImagePositionPatient": None}, "no position or orientation"),
         ({"ImageOrientationPatient": None}, "no position or orientation"),
+        ({"ImagePositionPatient": [0, "nan", 0]}, "no position or orientation"),
+        ({"Rows": 0}, "0 rows and 9 columns"),
         ({"ModalityLUTSequence": [pydicom.Dataset()]}, "look-up table"),
     ],
 )
 def test_what_is_not_read_is_refused(tmp_path, tags, message):
-    refuse(save_series(tmp_path / "s", list(series(VOXELS, **tags))), FormatError, message)
+    with pydicom.config.disable_value_validation():
+        folder = save_series(tmp_path / "s", list(series(VOXELS, **tags)))
+    refuse(folder, FormatError, message)
 
 
 def test_a_file_that_only_ends_in_dcm_is_refused(tmp_path):

@@ -1,12 +1,13 @@
 """A DICOM series of one file per slice.
 
 In: a folder, or one file. Out: a volume that decodes one slice at a time. Stored values are kept where
-one slope and intercept hold for all slices; where they differ, values are rescaled to float32.
+one slope and intercept hold for all slices; where they differ, values are rescaled to float32. Slices that
+a setting puts in between are made of the two beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,65 +16,96 @@ import numpy.typing as npt
 import pydicom
 
 from voxelmill.errors import FormatError
-from voxelmill.geometry import Box, Geometry
+from voxelmill.geometry import Box
 from voxelmill.readers.common import Hints
 from voxelmill.readers.dicom_files import dicom_files
-from voxelmill.readers.dicom_series import Slice, choose_series, describe, read_slices, sort_slices
+from voxelmill.readers.dicom_grid import Grid, make_grid
+from voxelmill.readers.dicom_headers import Slice, describe, read_slices
+from voxelmill.readers.dicom_series import choose_series
+from voxelmill.readers.microscopy import Latest
+from voxelmill.readers.quiet import quiet
+from voxelmill.readers.uneven import blend
 from voxelmill.volume import Convert, Slab, Volume, put
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
     """Open a DICOM series; see `voxelmill.readers.open_volume`."""
     slices, notes = choose_series(read_slices(dicom_files(path)), hints.dicom_series)
-    return _Series(*sort_slices(slices, hints.spacing), notes)
+    return _Series(make_grid(slices, hints), notes, hints.is_label)
 
 
 class _Series(Volume):
-    def __init__(self, slices: Sequence[Slice], geometry: Geometry, notes: tuple[str, ...]) -> None:
-        self._slices = slices
-        self._is_uniform = len({(s.slope, s.intercept) for s in slices}) == 1
-        stored = np.result_type(*{s.dtype for s in slices})
+    def __init__(self, grid: Grid, notes: tuple[str, ...], is_label: bool) -> None:
+        self._slices, self._places, self._is_label = grid.slices, grid.places, is_label
+        first = grid.slices[0]
+        self._is_uniform = len({(s.slope, s.intercept) for s in grid.slices}) == 1
+        stored = np.result_type(*{s.dtype for s in grid.slices})
         super().__init__(
-            geometry,
+            grid.geometry,
             stored if self._is_uniform else np.float32,
-            slope=slices[0].slope if self._is_uniform else 1.0,
-            intercept=slices[0].intercept if self._is_uniform else 0.0,
-            modality=slices[0].modality,
-            notes=notes,
+            slope=first.slope if self._is_uniform else 1.0,
+            intercept=first.intercept if self._is_uniform else 0.0,
+            modality=first.modality,
+            notes=(*notes, *grid.notes),
+            repairs=grid.repairs,
         )
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes held beside a slab: one slice as its file, decoded, and rescaled."""
-        return self.slice_bytes * (4 if self._is_uniform else 16)
+        """Bytes held beside a slab.
+
+        One slice as its file, decoded, and rescaled; where slices are made, two more that are decoded, the
+        one that is made, and its float64.
+        """
+        made = any(place.weight for place in self._places)
+        blending = self.slice_bytes * 3 + self.slice_bytes // self.dtype.itemsize * 8 if made else 0
+        return self.slice_bytes * (4 if self._is_uniform else 16) + blending
 
     def slabs(self, depth: int) -> Iterator[Slab]:
         """Every voxel once; see `Volume.slabs`."""
         length, *plane = self.geometry.shape
         memory = np.empty((1, min(depth, length), *plane), self.dtype)
+        planes = self._planes()
         for z in range(0, length, depth):
             data = memory[:, : min(depth, length - z)]
             for i in range(data.shape[1]):
-                data[0, i] = self._plane(z + i)
+                data[0, i] = planes(z + i)
             yield Slab(0, z, data)
 
     def fill(self, box: Box, out: npt.NDArray[Any], convert: Convert | None = None) -> None:
         """Put a (c, z, y, x) box into `out`, slice by slice."""
+        planes = self._planes()
         for i, z in enumerate(range(box.start[1], box.stop[1])):
-            put(out[0, i], self._plane(z)[box.slices[2:]].astype(self.dtype), convert)
+            put(out[0, i], planes(z)[box.slices[2:]], convert)
 
-    def _plane(self, z: int) -> npt.NDArray[Any]:
-        piece = self._slices[z]
+    def _planes(self) -> Callable[[int], npt.NDArray[Any]]:
+        """Slices by their number; asked for in order, each file is decoded once, and two at most are held."""
+        even, odd = Latest(self._decoded), Latest(self._decoded)  # two neighbours are never in one of them
+
+        def plane(z: int) -> npt.NDArray[Any]:
+            place = self._places[z]
+            first = (even, odd)[place.first % 2][place.first]
+            if not place.weight:
+                return first
+            second = (odd, even)[place.first % 2][place.first + 1]
+            return blend(first, second, place.weight, self._is_label)
+
+        return plane
+
+    def _decoded(self, number: int) -> npt.NDArray[Any]:
+        piece = self._slices[number]
         stored = _decode(piece)
-        return stored if self._is_uniform else stored * piece.slope + piece.intercept
+        values = stored if self._is_uniform else stored * piece.slope + piece.intercept
+        return values.astype(self.dtype, copy=False)
 
 
 def _decode(piece: Slice) -> npt.NDArray[Any]:
     syntax = "unknown"
     try:
-        data = pydicom.dcmread(piece.path)
-        syntax = data.file_meta.TransferSyntaxUID.name
-        pixels: npt.NDArray[Any] = data.pixel_array
+        with quiet():
+            data = pydicom.dcmread(piece.path)
+            syntax = data.file_meta.TransferSyntaxUID.name
+            pixels: npt.NDArray[Any] = data.pixel_array
     except Exception as error:  # whatever a pixel handler raises; it may quote names and tags
         raise FormatError(
             f"{describe(piece)} does not decode from {syntax} ({type(error).__name__}). "

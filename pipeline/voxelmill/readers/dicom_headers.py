@@ -1,0 +1,185 @@
+"""DICOM headers -> records of slices: where each lies and how its values are stored.
+
+In: paths of DICOM files. Out: a `Slice` each. Reads headers only, and of them the tags listed here. Messages
+name slices by position and InstanceNumber.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from voxelmill.errors import FormatError, GeometryError
+from voxelmill.readers.quiet import quiet
+
+TAGS = [
+    "BitsAllocated",
+    "BurnedInAnnotation",
+    "Columns",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "ImageType",
+    "InstanceNumber",
+    "Modality",
+    "ModalityLUTSequence",
+    "NumberOfFrames",
+    "PhotometricInterpretation",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "Rows",
+    "SamplesPerPixel",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+]
+_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_MAX_RATIO, _MAX_SMALL = 4096, 1 << 16  # bytes decoded from one, and besides: no codec makes more of an image
+_UNREADABLE = (InvalidDicomError, ValueError, TypeError, IndexError, AttributeError, EOFError)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One DICOM file: what its header says of where it lies and how its values are stored.
+
+    Vectors are DICOM's own x, y, z; `spacing` is in rows (y), columns (x).
+    """
+
+    path: Path
+    uid: str
+    series_number: int
+    number: int | None
+    shape: tuple[int, int]
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, ...]
+    thickness: float | None
+    slope: float
+    intercept: float
+    dtype: str
+    modality: str | None
+    is_localizer: bool
+    is_burned_in: bool
+    pixel_bytes: int
+    file_bytes: int
+    is_compressed: bool
+    problem: str | None
+
+    def along(self, normal: npt.NDArray[np.float64]) -> float:
+        """Millimetres along the normal of the series."""
+        return float(np.dot(self.position, normal))
+
+    @property
+    def asks_too_much(self) -> bool:
+        """Whether its pixels are more bytes than its file can hold."""
+        ratio, besides = (_MAX_RATIO, _MAX_SMALL) if self.is_compressed else (1, 0)
+        return self.pixel_bytes > ratio * self.file_bytes + besides
+
+
+def read_slices(paths: Iterable[Path]) -> list[Slice]:
+    """The headers of all files that hold an image."""
+    slices = []
+    for index, path in enumerate(paths, 1):
+        try:
+            with quiet():
+                header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
+                if "Rows" in header:
+                    slices.append(_slice(path, header))
+        except _UNREADABLE:
+            raise FormatError(
+                f"DICOM file {index} in the order of names has a header that cannot be read. "
+                "Restore the file, or take it away."
+            ) from None
+    return slices
+
+
+def axes(piece: Slice) -> tuple[npt.NDArray[np.float64], ...]:
+    """Unit vectors along a row, along a column, and from slice to slice."""
+    row, column = np.reshape(piece.orientation, (2, 3))
+    lengths = np.linalg.norm(row) * np.linalg.norm(column)
+    if not lengths > 0 or abs(np.dot(row, column)) > 1e-3 * lengths:
+        raise GeometryError(
+            f"ImageOrientationPatient is {piece.orientation}; two vectors at right angles are needed. "
+            "Restore the series from its source."
+        )
+    normal = np.cross(row, column)
+    return tuple(np.asarray(v / np.linalg.norm(v), float) for v in (row, column, normal))
+
+
+def describe(piece: Slice) -> str:
+    """A slice as messages name it."""
+    z = f"{piece.along(axes(piece)[2]):.2f} mm" if piece.orientation else "an unknown position"
+    return f"the slice at {z} (InstanceNumber {piece.number})"
+
+
+def _slice(path: Path, header: Any) -> Slice:
+    def floats(name: str) -> tuple[float, ...]:
+        return tuple(float(v) for v in (header.get(name) or ()))
+
+    kind = "i" if header.get("PixelRepresentation", 0) else "u"
+    thickness = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
+    number = header.get("InstanceNumber")
+    samples, bits = int(header.get("SamplesPerPixel") or 1), int(header.BitsAllocated)
+    return Slice(
+        path=path,
+        uid=str(header.get("SeriesInstanceUID", "")),
+        series_number=int(header.get("SeriesNumber") or 0),
+        number=None if number is None else int(number),
+        shape=(int(header.Rows), int(header.Columns)),
+        position=floats("ImagePositionPatient"),
+        orientation=floats("ImageOrientationPatient"),
+        spacing=floats("PixelSpacing"),
+        thickness=abs(float(thickness)) if thickness else None,
+        slope=_number(header.get("RescaleSlope"), 1.0),
+        intercept=_number(header.get("RescaleIntercept"), 0.0),
+        dtype=f"{kind}{bits // 8}",
+        modality=header.get("Modality"),
+        is_localizer="LOCALIZER" in (header.get("ImageType") or ()),
+        is_burned_in=header.get("BurnedInAnnotation") == "YES",
+        pixel_bytes=int(header.Rows) * int(header.Columns) * samples * bits // 8,
+        file_bytes=path.stat().st_size,
+        is_compressed=header.file_meta.get("TransferSyntaxUID") not in _PLAIN,
+        problem=_problem(header),
+    )
+
+
+def _number(value: Any, default: float) -> float:
+    return default if value is None else float(value)
+
+
+def _problem(header: Any) -> str | None:
+    """Why an image cannot be part of a series of slices, or None."""
+    photometric = str(header.get("PhotometricInterpretation", ""))
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        return "the DICOM file is multi-frame; series of one file per slice are read. Convert it to a series."
+    if not photometric.startswith("MONOCHROME") or header.get("SamplesPerPixel", 1) != 1:
+        return f"the DICOM images are {photometric}; MONOCHROME is read. Take the series before colouring."
+    if header.Rows < 1 or header.Columns < 1:
+        return f"the DICOM images have {header.Rows} rows and {header.Columns} columns. Restore the series."
+    if int(header.BitsAllocated) not in (8, 16, 32):
+        return (
+            f"the DICOM images have {header.BitsAllocated} bits a pixel; 8, 16 and 32 are read. Convert them."
+        )
+    if "ModalityLUTSequence" in header:
+        return "the DICOM images have a modality look-up table; slope and intercept are read. Convert them."
+    if not (
+        _is_vector(header, "ImagePositionPatient", 3) and _is_vector(header, "ImageOrientationPatient", 6)
+    ):
+        return "the DICOM images state no position or orientation. Restore the series from its source."
+    return None
+
+
+def _is_vector(header: Any, name: str, length: int) -> bool:
+    numbers = header.get(name) or ()
+    return len(numbers) == length and all(math.isfinite(v) for v in numbers)
