@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,19 @@ from voxelmill.readers import data_files
 from voxelmill.sources import CaseSource
 
 
-def source_digest(source: CaseSource) -> str:
+def source_digest(source: CaseSource, repairs: Iterable[str] = ()) -> str:
     """Checksum of what a case is made of: its channels in order, its label, a spacing given for it.
 
-    Names do not count: files that are renamed, or lie elsewhere, are the same.
+    Names do not count: files that are renamed, or lie elsewhere, are the same. The settings that repaired
+    something count, such as "repair.shear=undo"; those that found nothing to repair do not.
     """
     digest = hashlib.blake2b(digest_size=16)
     for role, path in _parts(source):
         contents = sorted(_digest(file) for file in _files(path))
         digest.update(role.encode() + b"".join(contents))
     digest.update(repr(source.spacing).encode())
+    if applied := sorted(set(repairs)):
+        digest.update(repr(applied).encode())
     return digest.hexdigest()
 
 

@@ -21,6 +21,9 @@ Shape = tuple[int, int, int]
 Triple = tuple[float, float, float]
 Matrix = tuple[Triple, Triple, Triple]
 
+ROUNDING = 1e-3
+"""Voxels by which the corners of a grid may lie beyond another's without adding a row to it."""
+
 
 @dataclass(frozen=True)
 class Box:
@@ -166,11 +169,60 @@ class Geometry:
             self.direction,
         )
 
+    def indices_in(self, other: Geometry) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The affine map from indices here to indices of `other` at the same place: 3x3 matrix, offset."""
+        inverse = np.linalg.inv(np.asarray(other.direction) * np.asarray(other.spacing))
+        matrix = inverse @ (np.asarray(self.direction) * np.asarray(self.spacing))
+        return matrix, inverse @ (np.asarray(self.origin) - np.asarray(other.origin))
+
     def displacement(self, other: Geometry) -> float:
         """Largest distance between corresponding corner voxels, in voxels of the finest spacing."""
-        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), -1)
-        apart = np.linalg.norm(self.world(corners) - other.world(corners), axis=-1)
+        apart = np.linalg.norm(self.world(self._corners) - other.world(other._corners), axis=-1)
         return float(apart.max() / min(self.spacing))
+
+    @property
+    def shear_voxels(self) -> float:
+        """How far the farthest corner lies from where axes at right angles would put it, in voxels.
+
+        Those axes are `_straight`'s.
+        """
+        return self.displacement(self._straight)
+
+    @property
+    def shear_degrees(self) -> float:
+        """The largest angle between an axis and where it would be at right angles."""
+        cosines = (np.asarray(self.direction) * np.asarray(self._straight.direction)).sum(axis=0)
+        return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
+
+    def unsheared(self) -> Geometry:
+        """The grid at right angles onto which each slice, and each row in it, only has to slide.
+
+        Slices stay as they are in number and distance along their normal; rows and columns are added so that
+        no voxel is lost.
+        """
+        straight = self._straight
+        matrix, offset = self.indices_in(straight)
+        corners = self._corners.reshape(-1, 3) @ matrix.T + offset
+        low = np.floor(corners.min(axis=0) + ROUNDING).astype(int)
+        high = np.ceil(corners.max(axis=0) - ROUNDING).astype(int)
+        shape = _three(int(n) for n in high - low + 1)
+        return Geometry(shape, straight.spacing, _three(map(float, straight.world(low))), straight.direction)
+
+    @property
+    def _straight(self) -> Geometry:
+        """Same shape, origin and x axis; y made orthogonal to x, z along their normal, spacing projected."""
+        z, y, x = np.asarray(self.direction).T
+        y = y - (y @ x) * x
+        y = y / np.linalg.norm(y)
+        z = z - (z @ x) * x - (z @ y) * y
+        direction = np.stack([z / np.linalg.norm(z), y, x], axis=1)
+        projected = (direction * np.asarray(self.direction)).sum(axis=0) * np.asarray(self.spacing)
+        return Geometry(self.shape, _three(map(float, projected)), self.origin, _rows(direction))
+
+    @property
+    def _corners(self) -> npt.NDArray[np.int64]:
+        """Indices of the corner voxels, shape (2, 2, 2, 3)."""
+        return np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), -1)
 
     def to_attributes(self) -> dict[str, Any]:
         """Spacing, origin and direction as JSON values."""

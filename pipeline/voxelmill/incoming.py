@@ -5,22 +5,23 @@ In: volumes. Out: types, finite values, whole labels, bytes. Writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from voxelmill.errors import FormatError, GeometryError, ValueRuleError
+from voxelmill.errors import FormatError, ValueRuleError
 from voxelmill.geometry import Shape
 from voxelmill.kernels.histogram import class_counts
 from voxelmill.kernels.keys import rescale
 from voxelmill.kernels.locations import MOST_CLASSES
 from voxelmill.memory import SlabCost, image_cost, label_cost
-from voxelmill.volume import Array, Volume
+from voxelmill.regrid import Regridded
+from voxelmill.volume import Array, Repair, Volume
 
-TOLERANCE = 0.1
-"""Voxels by which corners of channels and label may lie apart and still count as one grid."""
+STRANGE = 1000
+"""Different values that no source states, at most, whose voxels are counted."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Incoming:
     label: Volume | None
     is_in_place: bool = False
     """Whether the images stay where they are."""
+
+    repairs: tuple[Repair, ...] = ()
+    """What was not as it should be, and was accepted by a setting."""
 
     @property
     def shape(self) -> Shape:
@@ -47,37 +51,30 @@ class Incoming:
         """Type that holds the stored values of all channels."""
         return np.result_type(*(stored_dtype(v) for v in self.volumes))
 
-    def check_grids(self) -> None:
-        """Refuse channels and a label that do not share one grid; the displacement is in the message."""
-        first = self.volumes[0].geometry
-        others = [(f"channel {i}", v) for i, v in enumerate(self.volumes)]
-        if self.label is not None:
-            others.append(("the label", self.label))
-        for what, volume in others:
-            geometry = volume.geometry
-            if geometry.shape != first.shape:
-                raise GeometryError(
-                    f"{what} has {geometry.shape} voxels (z, y, x), channel 0 has {first.shape}; one grid is "
-                    "needed. Resample it onto channel 0."
-                )
-            if (apart := first.displacement(geometry)) > TOLERANCE:
-                raise GeometryError(
-                    f"{what} lies {apart:.3g} voxels away from channel 0 at its farthest corner; at most "
-                    f"{TOLERANCE} is accepted. Mend its header, or resample it onto channel 0."
-                )
-        if self.label is not None and self.label.channels != 1:
-            raise FormatError(
-                f"the label has {self.label.channels} channels, expected 1. Merge them into one image."
-            )
+    def named(self) -> list[tuple[str, Volume]]:
+        """All images, then the label, each with what messages call it."""
+        label = [] if self.label is None else [("the label", self.label)]
+        return [*((f"channel {i}", v) for i, v in enumerate(self.volumes)), *label]
 
     def image_cost(self) -> SlabCost:
         """Memory of the most demanding image."""
-        costs = (image_cost(v, self.channels, stored_dtype(v), self.label is not None) for v in self.volumes)
-        return max(costs, key=lambda cost: cost.bytes(cost.step))
+        costs = [image_cost(v, self.channels, stored_dtype(v), self.label is not None) for v in self.volumes]
+        return _most_demanding([*costs, *_staging(self.volumes)])
 
     def label_cost(self) -> SlabCost | None:
         """Memory of the label."""
-        return None if self.label is None else label_cost(self.label, label_dtype(self.label))
+        if self.label is None:
+            return None
+        return _most_demanding([label_cost(self.label, label_dtype(self.label)), *_staging([self.label])])
+
+
+def _staging(volumes: Iterable[Volume]) -> list[SlabCost]:
+    """What it took to bring volumes onto another grid."""
+    return [v.staging for v in volumes if isinstance(v, Regridded)]
+
+
+def _most_demanding(costs: Sequence[SlabCost]) -> SlabCost:
+    return max(costs, key=lambda cost: cost.bytes(cost.step))
 
 
 def stored_dtype(volume: Volume) -> np.dtype[Any]:
@@ -177,11 +174,17 @@ class LabelTally:
 
     Attributes
     ----------
+    stated : frozenset of int, optional
+        The labels that may occur; None allows all.
     counts : dict
         By label; for instances 0 counts the background and 1 the foreground.
+    strange : dict
+        Voxels of each label that may not occur.
     """
 
+    stated: frozenset[int] | None = None
     counts: dict[int, int] = field(default_factory=dict)
+    strange: dict[int, int] = field(default_factory=dict)
     low: int | None = None
     high: int | None = None
     is_instances: bool = False
@@ -192,6 +195,7 @@ class LabelTally:
             found = class_counts(plane[None])  # the whole plane at a time, not row by row
             self.low = min(found) if self.low is None else min(self.low, *found)
             self.high = max(found) if self.high is None else max(self.high, *found)
+            self._look_for_strange(found)
             for value, number in found.items():
                 key = int(value > 0) if self.is_instances else value
                 self.counts[key] = self.counts.get(key, 0) + number
@@ -199,3 +203,36 @@ class LabelTally:
                 self.is_instances = True
                 foreground = sum(n for value, n in self.counts.items() if value > 0)
                 self.counts = {0: sum(self.counts.values()) - foreground, 1: foreground}
+
+    def _look_for_strange(self, found: dict[int, int]) -> None:
+        for value, number in found.items() if self.stated is not None else ():
+            if value not in (self.stated or ()) and (value in self.strange or len(self.strange) < STRANGE):
+                self.strange[value] = self.strange.get(value, 0) + number
+
+    def check(self) -> None:
+        """Refuse labels that may not occur.
+
+        Raises
+        ------
+        ValueRuleError
+            Naming them and the number of their voxels.
+        """
+        if not self.strange:
+            return
+        named = [f"{value} in {number} voxels" for value, number in sorted(self.strange.items())]
+        more = f" and {len(named) - 3} more values" if len(named) > 3 else ""
+        raise ValueRuleError(
+            f"the label holds {', '.join(named[:3])}{more}; dataset.json states "
+            f"{_ranges(self.stated or ())}. Mend the label, or state its values under labels in dataset.json."
+        )
+
+
+def _ranges(values: Iterable[int]) -> str:
+    """Whole numbers in words: "0 to 3, 255"."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], value]
+        else:
+            runs.append([value])
+    return ", ".join(" to ".join(map(str, run)) for run in runs)

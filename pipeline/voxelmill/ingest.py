@@ -37,7 +37,8 @@ from voxelmill.memory import Memory
 from voxelmill.partials import RUN, sweep
 from voxelmill.places import remember_place
 from voxelmill.readers import open_volume
-from voxelmill.records import CaseRecord, DatasetRecord, LabelRecord, pack_facts
+from voxelmill.records import CaseRecord, DatasetRecord, LabelRecord, RepairRecord, pack_facts
+from voxelmill.repairs import one_grid
 from voxelmill.shards import ArrayWriter
 from voxelmill.share import Share
 from voxelmill.sources import CaseSource, Sources
@@ -105,33 +106,47 @@ def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetR
     """
     raw = RawCase(out, source.case)
     store.remove_group(raw.root, source.case)  # what an interrupted ingest left
-    incoming = _open_case(source, config)
-    _check_channels(incoming, dataset)
-    incoming.check_grids()
-    image_depth, label_depth, needed = _depths(incoming, memory)
-    with memory.hold(needed):
-        if incoming.is_in_place:
-            remember_place(out, source)
-        label = _write_label(raw, incoming, label_depth, dataset.ignore_label)
-        facts = _write_image(raw, incoming, image_depth, config, dataset.ignore_label)
-        record = _make_record(incoming, facts, label, source_digest(source))
+    opened = _open_case(source, config)
+    _check_channels(opened, dataset)
+    with one_grid(raw, opened, config, memory) as incoming:
+        image_depth, label_depth, needed = _depths(incoming, memory)
+        with memory.hold(needed):
+            if incoming.is_in_place:
+                remember_place(out, source, config.repair)
+            label = _write_label(raw, incoming, label_depth, dataset)
+            facts = _write_image(raw, incoming, image_depth, config, dataset.ignore_label)
+            digest = source_digest(source, (r.setting for r in incoming.repairs))
+            record = _make_record(incoming, facts, label, digest)
     store.write_group(raw.root, source.case, record.model_dump(mode="json"))
-    for note in record.notes:
-        logger.info("case %s: %s", source.case, note)
+    _say(source.case, record)
     return int(np.prod(record.shape)) * record.channels
+
+
+def _say(case: str, record: CaseRecord) -> None:
+    """What a user should know of how a case was read."""
+    for note in record.notes:
+        logger.info("case %s: %s", case, note)
+    for repair in record.repairs:
+        logger.info("case %s: repaired by %s: %s", case, repair.setting, repair.what)
 
 
 def _open_case(source: CaseSource, config: Config) -> Incoming:
     volumes = [_open(source, path, f"channel {i}", config) for i, path in enumerate(source.channels)]
-    label = None if source.label is None else _open(source, source.label, "the label", config)
+    label = None if source.label is None else _open(source, source.label, "the label", config, True)
     in_place = not config.ingest.copy_ and all(v.is_random_access for v in volumes)
     return Incoming(volumes, label, in_place)
 
 
-def _open(source: CaseSource, path: Path, what: str, config: Config) -> Volume:
+def _open(source: CaseSource, path: Path, what: str, config: Config, is_label: bool = False) -> Volume:
     if not path.exists():
         raise SourceError(f"{what} is missing: no such file. Add it, or remove the case.")
-    return open_volume(path, spacing=source.spacing, dicom_series=config.dicom.series)
+    return open_volume(
+        path,
+        spacing=source.spacing,
+        dicom_series=config.dicom.series,
+        repair=config.repair,
+        is_label=is_label,
+    )
 
 
 def _check_channels(incoming: Incoming, dataset: DatasetRecord) -> None:
@@ -153,24 +168,24 @@ def _depths(incoming: Incoming, memory: Memory) -> tuple[int, int, int]:
     return depth, label_depth, max(image.bytes(depth), label.bytes(label_depth))
 
 
-def _write_label(
-    raw: RawCase, incoming: Incoming, depth: int, ignore_label: int | None
-) -> LabelRecord | None:
+def _write_label(raw: RawCase, incoming: Incoming, depth: int, dataset: DatasetRecord) -> LabelRecord | None:
     """Write the label and a sample of its foreground; returns its type and the voxels of each class."""
     label = incoming.label
     if label is None:
         return None
-    dtype, tally = label_dtype(label), LabelTally()
+    dtype, tally = label_dtype(label), LabelTally(dataset.stated_labels)
     array = raw.create("label", incoming.shape, dtype, *raw_layout(incoming.shape, dtype.itemsize, depth))
-    locations = ForegroundLocations(incoming.shape, ignore_label)
+    locations = ForegroundLocations(incoming.shape, dataset.ignore_label)
     with array.writer() as pieces:
         for slab in label.slabs(depth):
             labels = whole_numbers(slab.data[0], label, slab.z)
             tally.add(labels)
             locations.add(slab.z, labels)
             pieces.write((slab.z, 0, 0), labels)
+    tally.check()
     raw.write_locations(locations.result())
-    return LabelRecord(dtype=str(dtype), **vars(tally))
+    counted = {name: getattr(tally, name) for name in ("counts", "low", "high", "is_instances")}
+    return LabelRecord(dtype=str(dtype), **counted)
 
 
 def _write_image(
@@ -230,6 +245,7 @@ def _make_record(
         crop_box=nonzero_box(facts).bounds,
         facts=tuple(pack_facts(f) for f in facts),
         notes=tuple(note for v in incoming.volumes for note in v.notes),
+        repairs=tuple(RepairRecord(**vars(r)) for r in incoming.repairs),
         source=source,
         image_cost=incoming.image_cost(),
         label_cost=incoming.label_cost(),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from voxelmill.cases import list_cases, read_dataset
+from voxelmill.cases import list_cases, read_dataset, read_remarks
 from voxelmill.cluster import connect, pending_jobs
 from voxelmill.config import Config, make_config
 from voxelmill.errors import ClusterLostError, ConfigError, MemoryLimitError, StoreError
@@ -168,7 +168,7 @@ class Job:
     def check(self, sources: Sources) -> None:
         """Refuse to mix what OUT holds with other settings or sources, or remove what does not fit."""
         dataset = dataset_record(sources, self.config)
-        check_sources(self.out, sources, dataset, self.restart, self.share)
+        check_sources(self.out, sources, dataset, self.config.repair, self.restart, self.share)
 
     def my_cases(self, sources: Sources) -> list[str]:
         """The cases of a share, or all."""
@@ -288,7 +288,9 @@ class Job:
         """Write report.json; a share joins what it did to what the others did."""
         written = sum(o.value or 0 for o in self.outcomes if o.name.startswith("preprocess"))
         seconds = time.perf_counter() - self.started
-        report = make_report(cases, self.outcomes, written, self.stages, self.peak_bytes, seconds)
+        names = list(cases)
+        remarks = read_remarks(self.out, names)
+        report = make_report(names, self.outcomes, written, self.stages, self.peak_bytes, seconds, remarks)
         if self.share is None:
             report.save(self.out)
         else:

@@ -10,7 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from voxelmill.config import RepairConfig
 from voxelmill.document import write_text
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box
@@ -53,10 +55,11 @@ class InPlace:
         return stored
 
 
-def remember_place(out: Path, source: CaseSource) -> None:
-    """Keep where the images of a case lie."""
+def remember_place(out: Path, source: CaseSource, repair: RepairConfig) -> None:
+    """Keep where the images of a case lie, and what of them is accepted."""
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    place = {"channels": [str(p) for p in source.channels], "spacing": source.spacing}
+    place: dict[str, Any] = {"channels": [str(p) for p in source.channels], "spacing": source.spacing}
+    place["repair"] = repair.model_dump(mode="json")
     write_text(_file(out, source.case), json.dumps(place))
 
 
@@ -83,7 +86,9 @@ def open_place(out: Path, case: str, nonfinite: str) -> InPlace:
             "SOURCE OUT` again."
         ) from None
     spacing = place["spacing"] and tuple(place["spacing"])
-    return InPlace([open_volume(Path(p), spacing=spacing) for p in place["channels"]], nonfinite)
+    repair = RepairConfig.model_validate(place.get("repair", {}))
+    volumes = [open_volume(Path(p), spacing=spacing, repair=repair) for p in place["channels"]]
+    return InPlace(volumes, nonfinite)
 
 
 def _file(out: Path, case: str) -> Path:

@@ -21,8 +21,8 @@ from voxelmill.fingerprint import Intensity
 from voxelmill.geometry import Box, Shape, Triple
 from voxelmill.kernels.axis import Rule
 
-CHANGES_NO_VOXEL = {"configurations", "memory_limit", "ingest"}
-"""Settings that the voxels of one configuration do not depend on."""
+CHANGES_NO_VOXEL = {"configurations", "memory_limit", "ingest", "repair"}
+"""Settings that the voxels of one configuration do not depend on; a repair changes the case's `source`."""
 
 
 class CasePlan(Model):

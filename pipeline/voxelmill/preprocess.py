@@ -180,7 +180,8 @@ def prepare_case(case: TrainingCase) -> None:
 
 
 def _attributes(case: TrainingCase) -> dict[str, Any]:
-    source = case.raw.record.geometry
+    record = case.raw.record
+    source = record.geometry
     geometry: Geometry = source.crop(case.crop_box).resample(case.plan.shape)
     return {
         **geometry.to_attributes(),
@@ -193,6 +194,7 @@ def _attributes(case: TrainingCase) -> dict[str, Any]:
             {**vars(normalization(case, channel)), "masked": case.use_mask_for_norm[channel]}
             for channel in range(case.plan.channels)
         ],
+        "repairs": [repair.model_dump() for repair in record.repairs],
         "settings": case.token,
     }
 

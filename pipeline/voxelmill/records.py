@@ -17,6 +17,13 @@ from voxelmill.memory import SlabCost, read_bytes
 from voxelmill.volume import Array
 
 
+class RepairRecord(Model):
+    """A problem of a source that a setting accepted; see `volume.Repair`."""
+
+    setting: str
+    what: str
+
+
 class DatasetRecord(Model):
     """What the raw store knows of the dataset; attributes of its root group."""
 
@@ -28,6 +35,14 @@ class DatasetRecord(Model):
 
     cases: tuple[str, ...] = ()
     """Every case of the source, sorted, whether it could be read or not."""
+
+    @property
+    def stated_labels(self) -> frozenset[int] | None:
+        """Every value that a label may hold, 0 too; None where the source does not say."""
+        if self.labels is None:
+            return None
+        values = [v if isinstance(v, list) else [v] for v in self.labels.values()]
+        return frozenset({0}.union(*values))
 
 
 class LabelRecord(Model):
@@ -65,8 +80,11 @@ class CaseRecord(Model):
     notes: tuple[str, ...]
     """What a user should know of how the source was read."""
 
+    repairs: tuple[RepairRecord, ...] = ()
+    """What was not as it should be, and was accepted by a setting."""
+
     source: str
-    """Checksum of the contents of the source files."""
+    """Checksum of the contents of the source files, and of the repairs."""
 
     image_cost: SlabCost
     label_cost: SlabCost | None

@@ -7,7 +7,7 @@ and report.json joins them. Holds no file names.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 from rich.table import Table
 
+from voxelmill.cases import Remarks
 from voxelmill.config import Model
 from voxelmill.document import Document, write_text
 from voxelmill.errors import StoreError
@@ -37,6 +38,12 @@ class CaseReport(Model):
 
     peak_bytes: int = 0
     """Largest resident memory of a worker while it worked on the case."""
+
+    notes: tuple[str, ...] = ()
+    """What a user should know of how its source was read."""
+
+    repairs: tuple[str, ...] = ()
+    """What of its source was not as it should be: the setting that accepted it, and what was done."""
 
 
 class Report(Document):
@@ -76,6 +83,8 @@ class Report(Document):
         table.add_column(justify="right")
         table.add_row("cases done", str(len(self.cases) - len(self.failed)))
         table.add_row("cases failed", str(len(self.failed)))
+        if repaired := sum(bool(c.repairs) for c in self.cases):
+            table.add_row("cases repaired", str(repaired))
         table.add_row("seconds", f"{self.seconds:.1f}")
         for stage, seconds in self.stages.items():
             table.add_row(f"  {stage}", f"{seconds:.1f}")
@@ -92,13 +101,14 @@ def make_report(
     stages: dict[str, float],
     peak_bytes: dict[str, int],
     seconds: float,
+    remarks: Mapping[str, Remarks],
 ) -> Report:
     """Join the outcomes of all stages case by case; the first failure of a case is its cause."""
     by_case: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_case[outcome.case].append(outcome)
     return Report(
-        cases=tuple(_case_report(case, by_case[case]) for case in cases),
+        cases=tuple(_case_report(case, by_case[case], remarks.get(case, Remarks())) for case in cases),
         seconds=round(seconds, 3),
         voxels=voxels,
         peak_bytes=max((o.peak_bytes for o in outcomes), default=0),
@@ -107,7 +117,7 @@ def make_report(
     )
 
 
-def _case_report(case: str, outcomes: list[Outcome]) -> CaseReport:
+def _case_report(case: str, outcomes: list[Outcome], remarks: Remarks) -> CaseReport:
     cause = next((o.cause for o in outcomes if o.cause is not None), None)
     return CaseReport(
         case=case,
@@ -115,6 +125,8 @@ def _case_report(case: str, outcomes: list[Outcome]) -> CaseReport:
         cause=cause,
         seconds=round(sum(o.seconds for o in outcomes), 3),
         peak_bytes=max((o.peak_bytes for o in outcomes), default=0),
+        notes=remarks.notes,
+        repairs=tuple(f"{repair.setting}: {repair.what}" for repair in remarks.repairs),
     )
 
 

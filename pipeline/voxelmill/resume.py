@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from voxelmill import store
+from voxelmill.cases import read_remarks
 from voxelmill.checksum import source_digest, source_stats
+from voxelmill.config import RepairConfig
 from voxelmill.document import write_text
 from voxelmill.errors import SettingsChangedError, StoreError
 from voxelmill.plan import Plan
@@ -28,7 +30,12 @@ HOW_ON = "Pass --restart to recompute what depends on it, or use another OUT."
 
 
 def check_sources(
-    out: Path, sources: Sources, dataset: DatasetRecord, restart: bool, share: Share | None = None
+    out: Path,
+    sources: Sources,
+    dataset: DatasetRecord,
+    repair: RepairConfig,
+    restart: bool,
+    share: Share | None = None,
 ) -> None:
     """Refuse, or with `restart` remove, raw cases that this run, or this share, would not make the same.
 
@@ -47,8 +54,8 @@ def check_sources(
         stale, change = present, _difference(before, now)
     else:
         mine = present if share is None else [c for c in present if c in _names(sources, share)]
-        stale = _changed_cases(out, sources, mine)
-        change = f"case {stale[0]} has other files or contents now, or is gone" if stale else ""
+        changes = _changed_cases(out, sources, repair, mine)
+        stale, change = list(changes), next(iter(changes.values()), "")
     if not stale:
         return
     if not restart:
@@ -112,19 +119,29 @@ def _token(out: Path, configuration: str, case: str) -> str | None:
     return None if attributes is None else attributes["settings"]
 
 
-def _changed_cases(out: Path, sources: Sources, present: list[str]) -> list[str]:
-    """Cases of the raw store whose source is gone or holds something else now."""
+def _changed_cases(out: Path, sources: Sources, repair: RepairConfig, present: list[str]) -> dict[str, str]:
+    """Cases of the raw store whose source is gone or holds something else now, or was repaired otherwise.
+
+    With each what changed. A repair that a case did not need does not matter to it.
+    """
     stats = _read_stats(out)
     by_name = {c.case: c for c in sources.cases}
-    changed = []
-    for case in present:
-        source = by_name.get(case)
-        if source is not None and stats.get(case) == source_stats(source):
-            continue
-        attributes = store.read_attributes(out / store.RAW, case)
-        if attributes and (source is None or attributes["source"] != source_digest(source)):
-            changed.append(case)
+    changed = {}
+    for case, remarks in read_remarks(out, present).items():
+        source, settings = by_name.get(case), [r.setting for r in remarks.repairs]
+        other = next((setting for setting in settings if setting not in _accepted(repair)), None)
+        if other is not None:
+            changed[case] = f"case {case} was repaired by {other}, which is not set now"
+        elif source is None or stats.get(case) != source_stats(source):
+            attributes = store.read_attributes(out / store.RAW, case) or {}
+            if source is None or attributes.get("source") != source_digest(source, settings):
+                changed[case] = f"case {case} has other files or contents now, or is gone"
     return changed
+
+
+def _accepted(repair: RepairConfig) -> set[str]:
+    """What a repair by these settings would be recorded as."""
+    return {f"repair.{name}={value}" for name, value in repair}
 
 
 def _read_stats(out: Path) -> dict[str, Any]:
