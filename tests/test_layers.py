@@ -21,7 +21,7 @@ RANKS = [
     {"fingerprint", "incoming", "lease", "places", "records"},
     {"plan"},
     {"planner"},
-    {"shards", "store"},
+    {"shards", "shard_check", "store"},
     {"progress", "graph"},
     {"cases", "training", "ingest", "statistics", "preprocess", "resume", "cluster", "report"},
     {"status", "summary"},
