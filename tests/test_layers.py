@@ -24,9 +24,9 @@ RANKS = [
     {"shards", "shard_check", "store"},
     {"progress", "graph"},
     {"cases", "training", "ingest", "statistics", "preprocess", "resume", "cluster", "report"},
-    {"status", "summary"},
+    {"status", "summary", "verify"},
     {"pipeline"},
-    {"options"},
+    {"options", "repair"},
     {"cli", "worker"},
     {"__main__"},
 ]

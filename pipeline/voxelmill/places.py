@@ -56,13 +56,34 @@ class InPlace:
 def remember_place(out: Path, source: CaseSource) -> None:
     """Keep where the images of a case lie."""
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    place = {"channels": [str(p) for p in source.channels], "spacing": source.spacing}
+    label = None if source.label is None else str(source.label)
+    place = {"channels": [str(p) for p in source.channels], "label": label, "spacing": source.spacing}
     write_text(_file(out, source.case), json.dumps(place))
 
 
 def is_known(out: Path, case: str) -> bool:
     """Whether it is known where the images of a case lie."""
     return _file(out, case).exists()
+
+
+def place_of(out: Path, case: str) -> CaseSource:
+    """Where the files of a case that is read in place lie.
+
+    Raises
+    ------
+    StoreError
+        If that is not known any more.
+    """
+    try:
+        place = json.loads(_file(out, case).read_text())
+        channels, label, spacing = place["channels"], place["label"], place["spacing"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"case {case} is read in place, but OUT/logs does not say where any more. Run `voxelmill ingest "
+            "SOURCE OUT` again."
+        ) from None
+    paths = tuple(Path(p) for p in channels)
+    return CaseSource(case, paths, label and Path(label), spacing and tuple(spacing))
 
 
 def open_place(out: Path, case: str, nonfinite: str) -> InPlace:
@@ -75,15 +96,8 @@ def open_place(out: Path, case: str, nonfinite: str) -> InPlace:
     FormatError
         If a file is not there any more.
     """
-    try:
-        place = json.loads(_file(out, case).read_text())
-    except (OSError, ValueError):
-        raise StoreError(
-            f"case {case} is read in place, but OUT/logs does not say where any more. Run `voxelmill ingest "
-            "SOURCE OUT` again."
-        ) from None
-    spacing = place["spacing"] and tuple(place["spacing"])
-    return InPlace([open_volume(Path(p), spacing=spacing) for p in place["channels"]], nonfinite)
+    place = place_of(out, case)
+    return InPlace([open_volume(path, spacing=place.spacing) for path in place.channels], nonfinite)
 
 
 def _file(out: Path, case: str) -> Path:
