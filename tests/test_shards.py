@@ -19,6 +19,7 @@ from voxelmill.config import StoreConfig
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box
 from voxelmill.partials import is_left
+from voxelmill.shard_check import shard_damage
 from voxelmill.shards import ABSENT
 
 SHAPE, CHUNK, SHARD = (2, 8, 12, 10), (1, 4, 6, 5), (2, 8, 6, 10)
@@ -300,7 +301,7 @@ def is_whole(array, content):
 def test_a_shard_that_is_not_there_is_not_whole_and_never_zeros(array):
     array.file(FIRST).unlink()
     assert array.missing_shards() == [FIRST]
-    with pytest.raises(StoreError, match=r"^shard 0/0/0/0 of a/image is missing\. Remove the case's folder"):
+    with pytest.raises(StoreError, match=r"^shard 0/0/0/0 of a/image is missing\. `voxelmill verify"):
         whole(array)
     assert np.array_equal(array.read(SECOND), values_at_random()[:, :, 6:])
     array.file(LAST).unlink()
@@ -325,7 +326,9 @@ def test_a_shard_with_more_or_less_in_it_is_not_whole(array, shard, more):
 def test_a_flipped_bit_of_the_index_is_noticed(array, shard):
     for at in range(8 * (len(shard) - INDEX_BYTES), 8 * len(shard)):
         assert not is_whole(array, flipped(shard, at)), at
-        with pytest.raises(StoreError, match=r"^shard 0/0/0/0 of a/image has a damaged index\. Remove"):
+        with pytest.raises(
+            StoreError, match=r"^shard 0/0/0/0 of a/image has a damaged index\. `voxelmill verify"
+        ):
             array.read(Box(FIRST, CHUNK))
 
 
@@ -368,8 +371,76 @@ def test_every_flipped_bit_of_a_chunk_is_noticed_when_it_is_read(array, shard, p
         with pytest.raises(StoreError) as caught:
             array.read(box)
         assert str(caught.value) == (
-            "shard 0/0/0/0 of a/image holds a chunk that does not match its checksum. Remove the case's "
-            "folder from the store and run again."
+            "shard 0/0/0/0 of a/image holds a chunk that does not match its checksum. `voxelmill verify OUT "
+            "--repair` finds all that is damaged and mends it."
         )
     assert array.missing_shards() == []  # the index alone does not tell
     assert np.array_equal(array.read(SECOND), values_at_random()[:, :, 6:])
+
+
+# Every byte
+
+
+def damage(array, content):
+    array.file(FIRST).write_bytes(content)
+    return shard_damage(array, FIRST)
+
+
+def test_a_shard_as_it_was_written_has_no_damage(array, shard):
+    assert damage(array, shard) is None
+    edge = make(array.folder / "edge", values_at_random(shape=(9, 7)), chunk=(2, 3), shard=(6, 6))
+    assert [shard_damage(edge, i) for i in edge.shards_in(Box.whole((9, 7)))] == [None] * 4
+
+
+def test_every_flipped_byte_of_a_shard_is_found(array, shard):
+    """Bit rot, also where nobody reads: the places are those of an index that is read beforehand."""
+    extents = extents_of(shard).tolist()
+    for at in range(len(shard)):
+        found = damage(array, flipped(shard, 8 * at + at % 8))
+        place = next((p for p, (offset, n) in enumerate(extents) if offset <= at < offset + n), None)
+        if place is None:
+            assert found == "has a damaged index", at
+        else:
+            chunk = "/".join(map(str, np.unravel_index(place, (2, 2, 1, 2))))
+            assert found == f"holds a chunk that does not match its checksum (chunk {chunk})", at
+
+
+def test_every_shard_that_is_cut_short_is_found(array, shard):
+    """Of 0 bytes too: zarr-python reads such a shard as zeros (iohub#415, #442; zarrs#420)."""
+    for n in range(len(shard)):
+        found = damage(array, shard[:n])
+        assert found is not None, n
+        assert found.startswith(f"is cut short ({n} "), (n, found)
+    assert found == f"is cut short ({n} of {n + 1} bytes)"
+
+
+def test_several_damaged_chunks_are_counted(array, shard):
+    changed = shard
+    for offset, _ in extents_of(shard)[[2, 5, 7]].tolist():
+        changed = flipped(changed, 8 * offset)
+    assert damage(array, changed).endswith("(chunk 0/1/0/0 and 2 more)")
+
+
+def sealed(extents):
+    index = np.asarray(extents, "<u8").tobytes()
+    return index + int(google_crc32c.value(index)).to_bytes(4, "little")
+
+
+def test_an_index_that_holds_but_does_not_fit_is_found(array, shard):
+    chunks, extents = shard[:-INDEX_BYTES], extents_of(shard)
+    lacking, twice, gap = extents.copy(), extents.copy(), extents.copy()
+    lacking[3] = ABSENT
+    twice[1] = twice[0]
+    gap[1] += np.array([1, -1]).astype("u8")
+    assert damage(array, chunks + sealed(lacking)) == "has an index of other chunks"
+    assert damage(array, chunks + sealed(twice)) == "has an index with gaps or overlaps"
+    assert damage(array, chunks + sealed(gap)) == "has an index with gaps or overlaps"
+    assert damage(array, b"x" + shard).startswith("is not as long as its index says")
+    assert damage(array, shard[1:]).startswith("is not as long as its index says")
+
+
+def test_a_shard_that_cannot_be_read_is_told(array):
+    array.file(FIRST).unlink()
+    assert shard_damage(array, FIRST) == "is missing"
+    array.file(FIRST).mkdir()
+    assert shard_damage(array, FIRST) == "cannot be read (Is a directory)"

@@ -176,6 +176,39 @@ def test_reading_never_writes(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.parametrize("name", ["case", "a/image"])
+def test_every_flipped_byte_of_metadata_is_found(tmp_path, name):
+    """A digit that is flipped on disk is JSON as good as before, and another spacing."""
+    store.write_group(tmp_path, "case", {"spacing": [1e-05, 2.5], "crop_box": [[0, 7]]})
+    store.write_attributes(make(tmp_path), {"slices": [1, 2]})
+    file = tmp_path / name / "zarr.json"
+    before = file.read_bytes()
+    assert store.metadata_damage(tmp_path, name) is None
+    for at in range(len(before)):
+        changed = bytearray(before)
+        changed[at] ^= 1 << at % 8
+        file.write_bytes(changed)
+        assert store.metadata_damage(tmp_path, name) == "has damaged metadata", at
+        if json.dumps(_loaded(changed)) != json.dumps(_loaded(before)):
+            assert store.read_attributes(tmp_path, name) is None
+    file.unlink()
+    assert store.metadata_damage(tmp_path, name) == "is missing"
+
+
+def _loaded(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def test_attributes_that_others_add_are_no_damage(tmp_path):
+    store.write_group(tmp_path, "case", {"spacing": [1.0, 2.5]})
+    zarr.open_group(tmp_path / "case", mode="r+").attrs["reader"] = "somebody's"
+    assert store.read_attributes(tmp_path, "case") == {"spacing": [1.0, 2.5]}
+    assert store.metadata_damage(tmp_path, "case") is None
+
+
 # Groups
 
 

@@ -261,10 +261,33 @@ class RawCase:
         label = [] if record.label is None else ["label"]
         return [*image, *label, "histogram", *(["locations"] if self._has_locations else [])]
 
+    def layouts(self) -> dict[str, tuple[tuple[int, ...] | None, str]]:
+        """Shape and type of each array that the record speaks of, and of the mask where there is one.
+
+        Raises
+        ------
+        StoreError
+            If the record, or that of the dataset, is damaged.
+        """
+        record = self.record
+        types = [np.dtype(name) for name in record.dtypes]
+        known: dict[str, tuple[tuple[int, ...] | None, str]] = {
+            "image": ((record.channels, *record.shape), str(np.result_type(*types))),
+            "label": (record.shape, "" if record.label is None else record.label.dtype),
+            "histogram": ((record.channels, BINS), "int64"),
+            "locations": (None, "int64"),
+            "mask": (self.crop_box.shape, "uint8"),
+        }
+        mask = ["mask"] if (self.root / self.case / "mask").exists() else []
+        return {name: known[name] for name in [*self._arrays, *mask]}
+
     @property
     def _has_locations(self) -> bool:
         label = self.record.label
-        ignored = read_dataset(self.out).ignore_label
+        try:
+            ignored = read_dataset(self.out).ignore_label
+        except StoreError:  # the case can be told to be whole without
+            return (self.root / self.case / "locations").exists()
         return label is not None and any(value > 0 and value != ignored for value in label.counts)
 
     def _is_whole(self, path: str) -> bool:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from voxelmill import __version__
-from voxelmill.errors import ClusterLostError, LeaseLostError, StoppedError, VoxelmillError
+from voxelmill.errors import ClusterLostError, ConfigError, LeaseLostError, StoppedError, VoxelmillError
 from voxelmill.options import Options, with_options
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from voxelmill.lease import Lease
     from voxelmill.pipeline import Job
     from voxelmill.report import Report
+    from voxelmill.verify import Finding
 
 app = typer.Typer(
     add_completion=False,
@@ -152,6 +153,55 @@ def status(out: Out) -> None:
     for holder in found.holders:
         output.print(f"at work  {holder}", highlight=False, markup=False, soft_wrap=True)
     sys.exit(0 if found.is_complete else 1)
+
+
+@app.command()
+@with_options
+def verify(
+    out: Out,
+    options: Options,
+    repair: Annotated[bool, typer.Option("--repair", help="Make again what is damaged or missing.")] = False,
+    source: Annotated[
+        Path | None, typer.Option(help="With --repair: what OUT was made from, for its raw store.")
+    ] = None,
+) -> None:
+    """Read every byte of OUT's stores, name what is damaged; exit status 0 where nothing is."""
+    from voxelmill import verify as stage
+    from voxelmill.lease import holders
+    from voxelmill.repair import verify_and_repair
+
+    stage.check_there(out)
+    if options.dry_run:
+        return typer.echo(options.job_script(out))
+    if source is not None and not repair:
+        raise ConfigError("--source is for --repair alone. Pass both, or neither.")
+    job = _job(out, options)
+    for holder in holders(out):
+        if holder.is_alive is not False:
+            _say(f"at work  {holder}: what it writes may be told as missing")
+    if not repair:
+        with options.engine(job.out, job.config, console, None) as engine, _once():
+            found = stage.verify(job.out, engine)
+    else:
+        with job.hold("verify") as lease, _engine(job, options, lease) as engine:
+            found = verify_and_repair(job, source, engine, _say)
+    _say_found(found, advise=source is None)
+
+
+def _say_found(found: Finding, advise: bool) -> None:
+    """A line a damage, what to do, a count, and the exit status."""
+    from voxelmill.repair import ADVICE, needs_source
+
+    for damage in found.damages:
+        _say(str(damage))
+    if advise and needs_source(found.damages):
+        _say(ADVICE)
+    _say(found.summary)
+    sys.exit(1 if found.damages else 0)
+
+
+def _say(line: str) -> None:
+    _stdout().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -38,7 +38,7 @@ from voxelmill.partials import RUN, sweep
 from voxelmill.places import remember_place
 from voxelmill.readers import open_volume
 from voxelmill.records import CaseRecord, DatasetRecord, LabelRecord, RepairRecord, pack_facts
-from voxelmill.repairs import one_grid
+from voxelmill.align import one_grid
 from voxelmill.shards import ArrayWriter
 from voxelmill.share import Share
 from voxelmill.sources import CaseSource, Sources

@@ -99,7 +99,7 @@ class Options:
         return self.jobs(out, config).script()
 
     @contextmanager
-    def engine(self, out: Path, config: Config, console: Console, lease: Lease) -> Iterator[Engine]:
+    def engine(self, out: Path, config: Config, console: Console, lease: Lease | None) -> Iterator[Engine]:
         """An engine on the cluster that the words name."""
         from voxelmill.cluster import connect
         from voxelmill.pipeline import make_engine

@@ -94,7 +94,7 @@ def run(
 def make_engine(
     client: Client | None,
     config: Config,
-    lease: Lease,
+    lease: Lease | None,
     reporter: Reporter,
     device: Device = "auto",
     worker_threads: int = 1,
@@ -107,7 +107,7 @@ def make_engine(
     watch = Watch(
         no_worker_timeout=NO_WORKER_TIMEOUT if timeout is None else timeout,
         pending=lambda: pending_jobs(client) if timeout is None else 0,
-        check=lease.check,
+        check=lambda: lease.check() if lease is not None else None,
         needs_gpu=device == "gpu",
     )
     return Engine(client, reporter, device, watch, worker_threads)

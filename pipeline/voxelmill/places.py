@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from voxelmill.config import RepairConfig
 from voxelmill.document import write_text
@@ -56,16 +55,41 @@ class InPlace:
 
 
 def remember_place(out: Path, source: CaseSource, repair: RepairConfig) -> None:
-    """Keep where the images of a case lie, and what of them is accepted."""
+    """Keep where the files of a case lie, and what of them is accepted."""
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    place: dict[str, Any] = {"channels": [str(p) for p in source.channels], "spacing": source.spacing}
-    place["repair"] = repair.model_dump(mode="json")
+    place = {
+        "channels": [str(p) for p in source.channels],
+        "label": None if source.label is None else str(source.label),
+        "spacing": source.spacing,
+        "repair": repair.model_dump(mode="json"),
+    }
     write_text(_file(out, source.case), json.dumps(place))
 
 
 def is_known(out: Path, case: str) -> bool:
     """Whether it is known where the images of a case lie."""
     return _file(out, case).exists()
+
+
+def place_of(out: Path, case: str) -> tuple[CaseSource, RepairConfig]:
+    """Where the files of a case that is read in place lie, and what of them is accepted.
+
+    Raises
+    ------
+    StoreError
+        If that is not known any more.
+    """
+    try:
+        place = json.loads(_file(out, case).read_text())
+        channels, label, spacing = place["channels"], place["label"], place["spacing"]
+        repair = RepairConfig.model_validate(place["repair"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"case {case} is read in place, but OUT/logs does not say where any more. Run `voxelmill ingest "
+            "SOURCE OUT` again."
+        ) from None
+    paths = tuple(Path(p) for p in channels)
+    return CaseSource(case, paths, label and Path(label), spacing and tuple(spacing)), repair
 
 
 def open_place(out: Path, case: str, nonfinite: str) -> InPlace:
@@ -78,16 +102,8 @@ def open_place(out: Path, case: str, nonfinite: str) -> InPlace:
     FormatError
         If a file is not there any more.
     """
-    try:
-        place = json.loads(_file(out, case).read_text())
-    except (OSError, ValueError):
-        raise StoreError(
-            f"case {case} is read in place, but OUT/logs does not say where any more. Run `voxelmill ingest "
-            "SOURCE OUT` again."
-        ) from None
-    spacing = place["spacing"] and tuple(place["spacing"])
-    repair = RepairConfig.model_validate(place.get("repair", {}))
-    volumes = [open_volume(Path(p), spacing=spacing, repair=repair) for p in place["channels"]]
+    place, repair = place_of(out, case)
+    volumes = [open_volume(path, spacing=place.spacing, repair=repair) for path in place.channels]
     return InPlace(volumes, nonfinite)
 
 

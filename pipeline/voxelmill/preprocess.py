@@ -176,10 +176,11 @@ def prepare_case(case: TrainingCase) -> None:
     """Make the case's group, arrays and mask."""
     if case.needs_mask:
         case.raw.make_mask(case.memory)
-    case.create(_attributes(case))
+    case.create(attributes_of(case))
 
 
-def _attributes(case: TrainingCase) -> dict[str, Any]:
+def attributes_of(case: TrainingCase) -> dict[str, Any]:
+    """What a case's group says of itself."""
     record = case.raw.record
     source = record.geometry
     geometry: Geometry = source.crop(case.crop_box).resample(case.plan.shape)

@@ -33,6 +33,9 @@ from voxelmill.volume import Array, Convert, put
 Index = tuple[int, ...]
 
 CRC_BYTES = 4
+RESIDUE = 0x48674BC7
+"""CRC-32C of anything that is followed by its CRC-32C."""
+
 ABSENT = np.iinfo(np.uint64).max
 """Offset and length, in an index, of a chunk that is not there: it lies beyond the edge of the array."""
 
@@ -64,7 +67,7 @@ class ShardedArray:
     @property
     def chunks_of_a_shard(self) -> int:
         """Number of chunks that a shard has room for."""
-        return math.prod(self._grid)
+        return math.prod(self.grid)
 
     def read(self, box: Box) -> Array:
         """The values of a box; see `fill`."""
@@ -121,7 +124,7 @@ class ShardedArray:
         except StoreError:
             return False
         present = extents[extents[:, 0] != ABSENT]
-        end = int(present.sum(axis=1).max(initial=0)) + self._index_bytes
+        end = int(present.sum(axis=1).max(initial=0)) + self.index_bytes
         return end == size and len(present) == self.chunks_within(index)
 
     def file(self, index: Index) -> Path:
@@ -129,12 +132,13 @@ class ShardedArray:
         return self.folder.joinpath("c", *(str(i) for i in index))
 
     @property
-    def _grid(self) -> Index:
+    def grid(self) -> Index:
         """Chunks of a shard along each axis."""
         return tuple(s // c for s, c in zip(self.shards, self.chunks, strict=True))
 
     @property
-    def _index_bytes(self) -> int:
+    def index_bytes(self) -> int:
+        """Length of the index of a shard, its checksum included."""
         return 16 * self.chunks_of_a_shard + CRC_BYTES
 
     def shard_box(self, index: Index) -> Box:
@@ -150,7 +154,7 @@ class ShardedArray:
     def place(self, piece: Box) -> int:
         """Position, in the index of its shard, of the chunk that a piece lies in."""
         place = 0
-        for start, chunk, n in zip(piece.start, self.chunks, self._grid, strict=True):
+        for start, chunk, n in zip(piece.start, self.chunks, self.grid, strict=True):
             place = place * n + start // chunk % n
         return place
 
@@ -162,14 +166,15 @@ class ShardedArray:
         except (FileNotFoundError, NotADirectoryError):
             raise self._damaged(index, "is missing") from None
         try:
-            yield file, self._read_index(file, index)
+            yield file, self.read_index(file, index)
         finally:
             os.close(file)
 
-    def _read_index(self, file: int, index: Index) -> npt.NDArray[np.uint64]:
+    def read_index(self, file: int, index: Index) -> npt.NDArray[np.uint64]:
+        """Offset and length of each chunk of a shard, from its file; refused where they are damaged."""
         size = os.fstat(file).st_size
-        words = os.pread(file, self._index_bytes, max(0, size - self._index_bytes))
-        if len(words) < self._index_bytes or not _checks(words):
+        words = os.pread(file, self.index_bytes, max(0, size - self.index_bytes))
+        if len(words) < self.index_bytes or not is_intact(words):
             raise self._damaged(index, "has a damaged index")
         return np.frombuffer(words[:-CRC_BYTES], "<u8").reshape(-1, 2)
 
@@ -177,7 +182,7 @@ class ShardedArray:
         """One chunk of a shard, into the buffer."""
         offset, length = extent.tolist()
         encoded = b"" if offset == ABSENT else os.pread(file, length, offset)
-        if len(encoded) <= CRC_BYTES or not _checks(encoded):
+        if len(encoded) <= CRC_BYTES or not is_intact(encoded):
             raise self._damaged(index, "holds a chunk that does not match its checksum")
         if int.from_bytes(encoded[4:8], "little") != buffer.nbytes:  # Blosc's header: bytes when decoded
             raise self._damaged(index, "holds a chunk of another size")
@@ -187,8 +192,8 @@ class ShardedArray:
     def _damaged(self, index: Index, what: str) -> StoreError:
         where = f"{self.folder.parent.name}/{self.folder.name}"
         return StoreError(
-            f"shard {'/'.join(map(str, index))} of {where} {what}. Remove the case's folder from the store "
-            "and run again."
+            f"shard {'/'.join(map(str, index))} of {where} {what}. `voxelmill verify OUT --repair` finds all "
+            "that is damaged and mends it."
         )
 
 
@@ -252,7 +257,7 @@ class _ShardWriter:
                 self._check(piece)
                 encoded = self._encode(values[_within(piece, box.start)])
                 file.write(encoded)
-                file.write(_checksum(encoded))
+                file.write(checksum(encoded))
                 length = len(encoded) + CRC_BYTES
                 self._extents[array.place(piece)] = self._size, length
                 self._size += length
@@ -272,7 +277,7 @@ class _ShardWriter:
         """Append the index, bring all to disk, and give the file its name."""
         words = self._extents.tobytes()
         with self.partial.open("ab") as file:
-            file.write(words + _checksum(words))
+            file.write(words + checksum(words))
             file.flush()
             os.fsync(file.fileno())
         self.partial.replace(self._target)
@@ -290,13 +295,14 @@ class _ShardWriter:
         return encoded
 
 
-def _checksum(data: bytes) -> bytes:
+def checksum(data: bytes) -> bytes:
+    """The CRC-32C of some bytes, little-endian."""
     return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
 
 
-def _checks(data: bytes) -> bool:
-    """Whether bytes end in their own CRC-32C."""
-    return _checksum(data[:-CRC_BYTES]) == data[-CRC_BYTES:]
+def is_intact(data: bytes) -> bool:
+    """Whether bytes end in their own CRC-32C: then theirs, end included, is the same whatever they are."""
+    return bool(google_crc32c.value(data) == RESIDUE)
 
 
 def _within(box: Box, origin: Sequence[int]) -> tuple[slice, ...]:

@@ -28,12 +28,16 @@ from zarr.storage import LocalStore, MemoryStore
 from voxelmill.config import StoreConfig
 from voxelmill.errors import StoreError
 from voxelmill.partials import is_left, partial_name, trash_name
-from voxelmill.shards import ShardedArray
+from voxelmill.shards import ShardedArray, checksum
 
+METADATA = "zarr.json"
 RAW = "raw.zarr"
 TRAINING = "training.zarr"
 ATTRIBUTES = "voxelmill"
-"""Key of this project's entry in a group's attributes."""
+"""Key of this project's entry in the attributes of a group or an array."""
+
+SEAL = "voxelmill_crc32c"
+"""Key, beside it, of a checksum of the metadata: a digit that was flipped on disk would be silent."""
 
 
 def _put(path: Path, content: Any) -> None:
@@ -50,28 +54,62 @@ def _put(path: Path, content: Any) -> None:
         raise
 
 
+def _sealed(metadata: dict[str, Any]) -> bytes:
+    """Metadata as they are written, with a checksum among the attributes."""
+    attributes = {**metadata.get("attributes", {}), SEAL: _seal_of(metadata)}
+    return json.dumps({**metadata, "attributes": attributes}, indent=2, allow_nan=False).encode()
+
+
+def _seal_of(metadata: dict[str, Any]) -> str:
+    """CRC-32C of metadata as canonical JSON; attributes that others may have added do not count."""
+    own = {k: v for k, v in metadata.get("attributes", {}).items() if k == ATTRIBUTES}
+    return checksum(json.dumps({**metadata, "attributes": own}, sort_keys=True).encode()).hex()
+
+
+def _read_metadata(root: Path, path: str) -> dict[str, Any] | None:
+    """What stands in the zarr.json of a group or an array, or None where it is missing or damaged."""
+    try:
+        metadata = json.loads((root / path / METADATA).read_bytes())
+        is_whole = metadata["attributes"][SEAL] == _seal_of(metadata)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return cast("dict[str, Any]", metadata) if is_whole else None
+
+
+def metadata_damage(root: Path, path: str) -> str | None:
+    """What is wrong with the zarr.json of a group or an array, if anything is: "is missing", ...
+
+    Every byte counts, also where JSON would mean the same with another.
+    """
+    try:
+        text = (root / path / METADATA).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    metadata = _read_metadata(root, path)
+    if metadata is None or json.dumps(metadata, indent=2).encode() != text:
+        return "has damaged metadata"
+    return None
+
+
 def write_group(root: Path, path: str, attributes: dict[str, Any]) -> None:
-    """Create a group, or replace its attributes where they differ; one atomic write."""
-    if read_attributes(root, path) == attributes:
+    """Create a group, or replace its attributes where they differ or are damaged; one atomic write."""
+    if read_attributes(root, path) == attributes and metadata_damage(root, path) is None:
         return
     metadata = {"attributes": {ATTRIBUTES: attributes}, "zarr_format": 3, "node_type": "group"}
-    _put(root / path / "zarr.json", json.dumps(metadata, indent=2, allow_nan=False).encode())
+    _put(root / path / METADATA, _sealed(metadata))
 
 
 def write_attributes(array: ShardedArray, attributes: dict[str, Any]) -> None:
     """Replace an array's attributes; one atomic write."""
-    file = array.folder / "zarr.json"
+    file = array.folder / METADATA
     metadata = json.loads(file.read_bytes()) | {"attributes": {ATTRIBUTES: attributes}}
-    _put(file, json.dumps(metadata, indent=2, allow_nan=False).encode())
+    _put(file, _sealed(metadata))
 
 
 def read_attributes(root: Path, path: str) -> dict[str, Any] | None:
     """The attributes of a group or an array, or None where it is not there, damaged, or has none."""
-    try:
-        metadata = json.loads((root / path / "zarr.json").read_bytes())
-        return cast("dict[str, Any] | None", metadata["attributes"].get(ATTRIBUTES))
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    metadata = _read_metadata(root, path)
+    return None if metadata is None else metadata["attributes"].get(ATTRIBUTES)
 
 
 def list_groups(root: Path, path: str = "") -> list[str]:
@@ -79,7 +117,7 @@ def list_groups(root: Path, path: str = "") -> list[str]:
     folder = root / path
     if not folder.is_dir():
         return []
-    return sorted(p.name for p in folder.iterdir() if not is_left(p) and (p / "zarr.json").exists())
+    return sorted(p.name for p in folder.iterdir() if not is_left(p) and (p / METADATA).exists())
 
 
 def remove_group(root: Path, path: str) -> None:
@@ -131,8 +169,8 @@ def create_array(
         compressors=[blosc, Crc32cCodec()],
         fill_value=0,
     )
-    metadata = made.metadata.to_buffer_dict(default_buffer_prototype())
-    _put(root / path / "zarr.json", metadata["zarr.json"].to_bytes())
+    metadata = made.metadata.to_buffer_dict(default_buffer_prototype())[METADATA].to_bytes()
+    _put(root / path / METADATA, _sealed(json.loads(metadata)))
     return open_array(root, path)
 
 
@@ -145,6 +183,8 @@ def open_array(root: Path, path: str) -> ShardedArray:
         If there is none, or its metadata is damaged.
     """
     try:
+        if _read_metadata(root, path) is None:
+            raise ValueError
         array: Any = zarr.open_array(LocalStore(root, read_only=True), path=path, mode="r")
         _, blosc, _ = array.metadata.codecs[0].codecs
         return ShardedArray(

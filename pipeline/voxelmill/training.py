@@ -30,6 +30,10 @@ LOOKED_AT_TOGETHER = 16
 """Cases whose shards are looked at at a time: on a network's disk each look is a wait."""
 
 
+Layout = tuple[tuple[int, ...], str, tuple[int, ...], tuple[int, ...]]
+"""Shape, type, chunk and shard of an array."""
+
+
 @dataclass(frozen=True)
 class TrainingCase:
     """One case in one configuration."""
@@ -105,20 +109,24 @@ class TrainingCase:
                 "--restart`."
             )
         store.write_group(self.root, self.path, attributes)
-        plan, layout = self.plan, self.settings.store
-        shape, chunk, shard = ((plan.channels, *plan.shape), (1, *plan.chunk), (plan.channels, *plan.shard))
-        store.create_array(self.root, f"{self.path}/image", shape, np.float32, chunk, shard, layout)
-        if self.label_dtype is not None and self.has_label:
-            path = f"{self.path}/label"
-            store.create_array(self.root, path, plan.shape, self.label_dtype, plan.chunk, plan.shard, layout)
+        for name, layout in self.layouts().items():
+            store.create_array(self.root, f"{self.path}/{name}", *layout, self.settings.store)
+
+    def layouts(self) -> dict[str, Layout]:
+        """Shape, type, chunk and shard of each array."""
+        plan = self.plan
+        image = ((plan.channels, *plan.shape), "float32", (1, *plan.chunk), (plan.channels, *plan.shard))
+        if self.label_dtype is None or not self.has_label:
+            return {"image": image}
+        return {"image": image, "label": (plan.shape, self.label_dtype, plan.chunk, plan.shard)}
 
     def missing(self) -> Sequence[int]:
         """Numbers, in C order, of the shards that are not whole in the image or the label."""
-        arrays = ["image", "label"] if self.has_label else ["image"]
         try:
             if self.is_stale:
                 return range(self.plan.shards)
-            found = [store.open_array(self.root, f"{self.path}/{name}").missing_shards() for name in arrays]
+            arrays = [store.open_array(self.root, f"{self.path}/{name}") for name in self.layouts()]
+            found = [array.missing_shards() for array in arrays]
         except StoreError:
             return range(self.plan.shards)
         numbers = {int(np.ravel_multi_index(i[-3:], self.plan.grid)) for indices in found for i in indices}

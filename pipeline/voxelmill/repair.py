@@ -1,0 +1,217 @@
+"""What `verify` found damaged is made again, from the raw store or from SOURCE, and nothing else is.
+
+In: a job that holds OUT, and a `Finding`. Out: stores with the bytes of before; what cannot be mended stays
+as it is, and a second look names it. A raw case is mended before anything is made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from voxelmill import store
+from voxelmill.cases import RawCase, read_dataset
+from voxelmill.checksum import source_digest
+from voxelmill.config import Config
+from voxelmill.errors import SettingsChangedError, StoreError
+from voxelmill.fingerprint import Fingerprint
+from voxelmill.graph import Engine, task
+from voxelmill.ingest import dataset_record, ingest
+from voxelmill.memory import Memory
+from voxelmill.pipeline import Job
+from voxelmill.plan import Plan
+from voxelmill.planner import make_plan
+from voxelmill.preprocess import preprocess
+from voxelmill.sources import Sources, discover
+from voxelmill.verify import MASK, OTHER_PLAN, RECORD, Damage, Finding, verify
+
+ADVICE = (
+    "The raw store is damaged: pass --repair --source SOURCE, with what it was ingested from, to ingest the "
+    "damaged cases again."
+)
+
+
+def verify_and_repair(job: Job, source: Path | None, engine: Engine, say: Callable[[str], None]) -> Finding:
+    """Tell what is damaged and make it again; returns what is still damaged afterwards."""
+    found = verify(job.out, engine)
+    if not found.damages:
+        return found
+    for line in (*map(str, found.damages), found.summary):
+        say(line)
+    repair(job, found, source, engine)
+    return verify(job.out, engine, {damage.case for damage in found.damages})
+
+
+def needs_source(damages: Collection[Damage]) -> bool:
+    """Whether some of it cannot be made again from what OUT holds."""
+    return any(d.array == store.RAW or _is_raw(d) for d in damages)
+
+
+def repair(job: Job, found: Finding, source: Path | None, engine: Engine) -> None:
+    """Make again what is damaged or missing.
+
+    Raises
+    ------
+    SettingsChangedError
+        Before any work, if SOURCE is not what was ingested.
+    """
+    broken = {d.case for d in found.damages if _is_raw(d)}
+    masks = {d.case for d in found.damages if d.array == MASK} | _with_mask(job.out, broken)
+    if source is not None and needs_source(found.damages):
+        broken = _ingest_again(job, source, broken, engine)
+    _make_masks(job, masks - broken, engine)
+    damaged = {d.array for d in found.damages}
+    if Fingerprint.FILE in damaged and not broken:
+        job.fingerprint(engine)
+    if Plan.FILE in damaged or any(d.what == OTHER_PLAN for d in found.damages):
+        _plan_again(job, engine)
+    plan = _plan(job)
+    if plan is not None:
+        _preprocess_again(plan, [d for d in found.damages if d.case not in broken], job.out, engine)
+
+
+def _plan(job: Job) -> Plan | None:
+    """The plan that there is, with this run's memory."""
+    with suppress(StoreError):
+        return job.adopt(Plan.load(job.out))
+    return None
+
+
+def _is_raw(damage: Damage) -> bool:
+    """Whether it is of a case's record or of what was read from the source."""
+    return damage.array.partition("/")[0] == RECORD and damage.array != MASK
+
+
+def _with_mask(out: Path, cases: Collection[str]) -> set[str]:
+    return {case for case in cases if (out / store.RAW / case / "mask").exists()}
+
+
+# The raw store
+
+
+def _ingest_again(job: Job, path: Path, broken: set[str], engine: Engine) -> set[str]:
+    """Replace damaged raw cases; returns those that could not be."""
+    settings = _settings(job)
+    sources = discover(path.absolute(), channels=settings.channels)
+    with suppress(StoreError):
+        known = set(read_dataset(job.out).cases)
+        sources = replace(sources, cases=tuple(c for c in sources.cases if c.case in known))
+    _check_source(job.out, sources, settings, broken)
+    for case in broken:
+        store.remove_group(job.out / store.RAW, case)
+    done = ingest(sources, job.out, settings, engine)
+    return {outcome.case for outcome in done if outcome.cause is not None}
+
+
+def _settings(job: Job) -> Config:
+    """Those that OUT was made with, as far as they are known."""
+    plan = _plan(job)
+    return job.config if plan is None else plan.settings
+
+
+def _check_source(out: Path, sources: Sources, settings: Config, broken: set[str]) -> None:
+    """Refuse another source than the one that was ingested."""
+    by_name, digests = {c.case: c for c in sources.cases}, _digests(out, broken)
+    for case in sorted(broken):
+        if case not in by_name:
+            problem = "is not in SOURCE"
+        elif digests.get(case) not in (None, source_digest(by_name[case])):
+            problem = "has other contents in SOURCE than were ingested"
+        else:
+            continue
+        raise SettingsChangedError(
+            f"case {case} {problem}: nothing is repaired. Name the SOURCE that OUT was made from, or use "
+            "`voxelmill run SOURCE OUT --restart`."
+        )
+    if store.read_attributes(out / store.RAW, "") and dataset_record(sources, settings) != read_dataset(out):
+        raise SettingsChangedError(
+            "SOURCE has other cases, channels or labels than were ingested, or settings differ: nothing is "
+            "repaired. Name the SOURCE that OUT was made from, and the settings of then."
+        )
+
+
+def _digests(out: Path, cases: Collection[str]) -> dict[str, str]:
+    """Checksum of the source of each case, from the plan or from a record that is whole."""
+    found: dict[str, str] = {}
+    with suppress(StoreError):
+        for of in Plan.load(out).configurations.values():
+            found |= {case: row.source for case, row in of.cases.items()}
+    for case in cases:
+        with suppress(StoreError):
+            found[case] = RawCase(out, case).record.source
+    return found
+
+
+def _make_masks(job: Job, cases: set[str], engine: Engine) -> None:
+    memory = Memory(_settings(job).memory_limit, engine.threads)
+    for case in cases:
+        store.remove_group(job.out / store.RAW, f"{case}/mask")
+    tasks = [task(f"mask-{case}", case, _make_mask, job.out, case, memory) for case in sorted(cases)]
+    engine.run("masks", tasks, len(tasks))
+
+
+def _make_mask(out: Path, case: str, memory: Memory) -> int:
+    raw = RawCase(out, case)
+    raw.make_mask(memory)
+    return raw.crop_box.size
+
+
+# The plan
+
+
+def _plan_again(job: Job, engine: Engine) -> None:
+    """Write the plan that the training store was made by, if it follows from the settings that are known."""
+    with suppress(StoreError):
+        fingerprint = Fingerprint.load(job.out)
+        for settings in _candidates(job):
+            plan = make_plan(fingerprint, settings, engine.threads)
+            if _fits(job.out, plan):
+                plan.save(job.out)
+                return
+
+
+def _candidates(job: Job) -> Iterator[Config]:
+    with suppress(StoreError):
+        yield Plan.load(job.out).settings
+    yield job.config
+
+
+def _fits(out: Path, plan: Plan) -> bool:
+    """Whether all that the training store holds was made by a plan."""
+    for configuration, of in plan.configurations.items():
+        for case in of.cases:
+            attributes = store.read_attributes(out / store.TRAINING, f"{configuration}/{case}")
+            if attributes is not None and attributes["settings"] != plan.token(configuration, case):
+                return False
+    return True
+
+
+# The training store
+
+
+def _preprocess_again(plan: Plan, damages: list[Damage], out: Path, engine: Engine) -> None:
+    """Remove what is damaged of the plan's cases, and make what is missing of these cases alone."""
+    root, again = out / store.TRAINING, set[tuple[str, str]]()
+    for damage in damages:
+        configuration, _, name = damage.array.partition("/")
+        if configuration not in plan.configurations or damage.what == OTHER_PLAN:
+            continue
+        path = f"{configuration}/{damage.case}"
+        again.add((configuration, damage.case))
+        if damage.shard is None:
+            store.remove_group(root, path)
+        else:
+            with suppress(StoreError):  # of an array that went with its case
+                store.open_array(root, f"{path}/{name}").file(damage.shard).unlink(missing_ok=True)
+    preprocess(out, _limited(plan, again), engine)
+
+
+def _limited(plan: Plan, to: set[tuple[str, str]]) -> Plan:
+    """A plan of some cases, each as it was."""
+    configurations = {
+        name: of.model_copy(update={"cases": {c: row for c, row in of.cases.items() if (name, c) in to}})
+        for name, of in plan.configurations.items()
+    }
+    return plan.model_copy(update={"configurations": configurations})
