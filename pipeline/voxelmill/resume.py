@@ -1,8 +1,8 @@
 """What a rerun may keep: a changed setting, source or dataset is noticed before any work begins.
 
 In: what OUT holds and what this run would do. Out: nothing, or a `SettingsChangedError` that names the
-change; with `restart` the parts of OUT that depend on it are removed instead. Sizes and times of the source
-files are kept in OUT/logs; where they differ, the contents are compared by checksum.
+change; with `restart` the parts of OUT that depend on it are removed instead. A hash of sizes and times of
+the source files is kept in OUT/logs; where it differs, the contents are compared by checksum.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from voxelmill.checksum import source_digest, source_stats
 from voxelmill.document import write_text
 from voxelmill.errors import SettingsChangedError, StoreError
 from voxelmill.plan import Plan
+from voxelmill.pseudonyms import hint
 from voxelmill.records import DatasetRecord
 from voxelmill.share import Share
 from voxelmill.sources import Sources
 
 LOGS, STATS = "logs", "sources{}.json"
-"""Sizes and times of the files of each case; a share has a file of its own."""
+"""Hash of sizes and times of the files of each case; a share has a file of its own."""
 
 HOW_ON = "Pass --restart to recompute what depends on it, or use another OUT."
 
@@ -49,6 +50,7 @@ def check_sources(
         mine = present if share is None else [c for c in present if c in _names(sources, share)]
         stale = _changed_cases(out, sources, mine)
         change = f"case {stale[0]} has other files or contents now, or is gone" if stale else ""
+        change += hint(stale[0], sources.names) if stale and stale[0] not in _names(sources, None) else ""
     if not stale:
         return
     if not restart:
@@ -62,7 +64,7 @@ def check_sources(
 
 
 def remember_sources(out: Path, sources: Sources, share: Share | None = None) -> None:
-    """Keep sizes and times of the files of every case, or every one of a share, that is in the raw store."""
+    """Keep what tells unchanged files of every case, or every one of a share, that is in the raw store."""
     present = set(store.list_groups(out / store.RAW)) & set(_names(sources, share))
     stats = {c.case: source_stats(c) for c in sources.cases if c.case in present}
     (out / LOGS).mkdir(parents=True, exist_ok=True)
