@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import re
 import signal
 import time
 
@@ -145,10 +146,14 @@ def test_words_that_are_names_of_other_tasks_stay_words(client):
     ("function", "cause", "has_details"),
     [
         (fail_expectedly, "channel 0 ends early. Mend the file.", False),
-        (fail_unexpectedly, "RuntimeError: first line", True),
+        (
+            fail_unexpectedly,
+            r"RuntimeError at test_graph:\d+, called by voxelmill.*:\d+\. This is a bug; OUT/logs .*",
+            True,
+        ),
         (
             run_out_of_memory,
-            "out of memory (8 GiB). Run with fewer workers, or on a machine with more memory.",
+            r"out of memory\. Run with fewer workers, or on a machine with more memory.",
             False,
         ),
         (
@@ -164,11 +169,14 @@ def test_a_failure_is_an_outcome_with_one_line(client, function, cause, has_deta
     found = outcomes_of(tasks, client)
     assert len(found) == 6
     bad = found.pop("bad")
-    assert (bad.case, bad.value, bad.cause) == ("case9", None, cause)
+    assert (bad.case, bad.value) == ("case9", None)
+    assert re.fullmatch(cause, bad.cause)
     assert (bad.details is not None) == has_details
     if has_details:
         assert bad.details.startswith("Traceback")
         assert function.__name__ in bad.details
+        assert "first line" not in bad.details
+        assert "secret" not in bad.details
     assert [found[f"good-{i}"].value for i in range(5)] == [0, 2, 4, 6, 8]
 
 
@@ -249,7 +257,7 @@ def test_a_tree_with_a_bad_leaf_fails_with_its_case(client):
 
 def test_a_merge_that_fails_is_told(client):
     leaves = [task(f"number-{i}", f"case{i}", double, i) for i in range(3)]
-    with pytest.raises(StageError, match=r"^merge: TypeError: "):
+    with pytest.raises(StageError, match=r"^merge: TypeError at test_graph:\d+, called"):
         Engine(client, Reporter()).one("merge", tree("join-numbers", leaves, join, FAN_IN))
 
 

@@ -14,10 +14,12 @@ PACKAGE = Path(voxelmill.__file__).parent
 
 # A module imports modules of its own row and of the rows above it. The last row whose name fits decides.
 RANKS = [
-    {"errors", "geometry", "partials"},
-    {"volume", "config", "spacing", "patch", "share", "processes"},
+    {"errors", "geometry", "partials", "traces", "enclosed"},
+    {"volume", "model", "dicom_config", "config", "spacing", "patch", "share", "processes"},
+    {"pseudonyms", "manifest"},
     {"kernels"},
-    {"readers", "sources", "manifest", "checksum", "layout", "memory", "blocks", "document", "phantoms"},
+    {"readers", "sources", "case_files", "raw_dataset", "checksum", "layout", "memory", "blocks", "document"},
+    {"phantoms"},
     {"fingerprint", "incoming", "lease", "places", "records", "regrid"},
     {"plan"},
     {"planner"},

@@ -151,11 +151,23 @@ class TestInPlace:
             cells["label"] = str(source.parent / cells["label"])
             lines.append(",".join(cells[n] for n in names))
         (plain / "cases.csv").write_text("\n".join(lines))
-        runs.process(plain / "cases.csv", tmp_path / "out", "nnunet", ingest={"copy": False}, **SETTINGS)
+        runs.process(
+            plain / "cases.csv",
+            tmp_path / "out",
+            "nnunet",
+            ingest={"copy": False, "outside": True},
+            **SETTINGS,
+        )
         assert training_files(tmp_path / "out") == training_files(out)
         assert not list((tmp_path / "out").glob("raw.zarr/*/image"))
         before = stores(tmp_path / "out")
-        runs.process(plain / "cases.csv", tmp_path / "out", "nnunet", ingest={"copy": False}, **SETTINGS)
+        runs.process(
+            plain / "cases.csv",
+            tmp_path / "out",
+            "nnunet",
+            ingest={"copy": False, "outside": True},
+            **SETTINGS,
+        )
         assert stores(tmp_path / "out") == before
 
 

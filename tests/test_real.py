@@ -36,6 +36,9 @@ def read(*channels, label=None):
     return reference.ReferenceCase(image, labels, spacing[::-1]), grid
 
 
+OUTSIDE = {"outside": True}  # manifests in a test's own folder name the data where they lie
+
+
 def rows_to(folder, rows):
     """A manifest of paths below the data's folder."""
     path = folder / "cases.csv"
@@ -48,7 +51,7 @@ def check(out, cases, channels, options=None, **settings):
     """Run on a manifest or a folder; `cases` maps an id to a case, its grid and its row."""
     options = options or {}
     source = rows_to(out.parent, [{"case": name, **row} for name, (_, _, row) in cases.items()])
-    report = runs.process(source, out, **settings)
+    report = runs.process(source, out, ingest=OUTSIDE, **settings)
     assert not report.failed, report.failed
     expected, statistics = reference.run({n: case for n, (case, _, _) in cases.items()}, channels, **options)
     runs.compare(out, expected)
@@ -98,7 +101,8 @@ class TestCt:
         case = reference.ReferenceCase(array[None], None, image.GetSpacing()[::-1])
         for source in (folder, rows_to(tmp_path, [{"case": "CT5N", "CT": folder}])):
             out = tmp_path / f"of_{source.stem}"
-            runs.process(source, out, target_spacing=(2.0, 0.4, 0.6))
+            names = {"ids": "names"}
+            runs.process(source, out, target_spacing=(2.0, 0.4, 0.6), ingest=OUTSIDE, dicom=names)
             runs.compare(out, reference.run({"CT5N": case}, ["CT"], target=(2.0, 0.4, 0.6))[0])
             assert runs.attributes(out, "CT5N")["channel_names"] == ["CT"]
             grid = Grid(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
@@ -118,7 +122,9 @@ class TestMr:
     def test_brain_and_lung_are_one_dataset(self, tmp_path):
         cases = one("lung1", ["MR"], LUNG[0], label=LUNG[1]) | one("brain1", ["MR"], BRAIN[0], label=BRAIN[1])
         runs.process(
-            rows_to(tmp_path, [{"case": n, **row} for n, (_, _, row) in cases.items()]), tmp_path / "out"
+            rows_to(tmp_path, [{"case": n, **row} for n, (_, _, row) in cases.items()]),
+            tmp_path / "out",
+            ingest=OUTSIDE,
         )
         found = runs.fingerprint(tmp_path / "out")
         wanted = reference.foreground_statistics([case for case, _, _ in cases.values()], 0)
@@ -251,7 +257,10 @@ class TestFormats:
             for copy in (True, False):
                 out = tmp_path / f"{name}-{copy}"
                 report = runs.process(
-                    tmp_path / "cases.csv", out, target_spacing=(3.0, 0.8, 0.75), ingest={"copy": copy}
+                    tmp_path / "cases.csv",
+                    out,
+                    target_spacing=(3.0, 0.8, 0.75),
+                    ingest=OUTSIDE | {"copy": copy},
                 )
                 assert report.failed == [], name
                 group = runs.group(out, "lung")
@@ -278,7 +287,8 @@ class TestMicroscopy:
         row = {name: str(DATA / path) for name, path in self.ROW.items()}
         write_rows(tmp_path / "cases.csv", [{"case": "a", **row, "spacing": "0.001,0.0005,0.0005"}])
         out, target = tmp_path / "out", (0.0008, 0.0006, 0.0006)
-        report = runs.process(tmp_path / "cases.csv", out, target_spacing=target, memory_limit=limit)
+        settings = {"target_spacing": target, "memory_limit": limit, "ingest": OUTSIDE}
+        report = runs.process(tmp_path / "cases.csv", out, **settings)
         assert report.failed == []
         image, mask = (tifffile.imread(DATA / path) for path in self.ROW.values())
         case = reference.ReferenceCase(image[None].astype("f4"), mask, (0.001, 0.0005, 0.0005))

@@ -459,7 +459,7 @@ class TestDicom:
             expected[name] = reference.ReferenceCase(
                 values_of(voxels, 1, -1024)[None], None, (step, 0.7, 0.6)
             )
-        report = runs.process(tmp_path / "raw", tmp_path / "out")
+        report = runs.process(tmp_path / "raw", tmp_path / "out", dicom={"ids": "names"})
         assert [c.case for c in report.cases] == ["one", "two"]
         runs.compare(tmp_path / "out", reference.run(expected, ("CT",))[0])
         assert runs.attributes(tmp_path / "out", "one")["channel_names"] == ["CT"]
@@ -473,7 +473,7 @@ class TestDicom:
         for piece, slope in zip(pieces, slopes, strict=True):
             piece.RescaleSlope, piece.RescaleIntercept, piece.Modality = slope, -3, "PT"
         save_series(tmp_path / "raw", pieces)
-        runs.process(tmp_path / "raw", tmp_path / "out")
+        runs.process(tmp_path / "raw", tmp_path / "out", dicom={"ids": "names"})
         values = np.stack([values_of(v, s, -3.0) for v, s in zip(voxels, slopes, strict=True)])
         case = reference.ReferenceCase(values[None], None, (2.5, 0.7, 0.6))
         runs.compare(tmp_path / "out", reference.run({"raw": case}, ("PT",))[0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from readers_support import save_series, series
 
+from voxelmill.dicom_config import DicomConfig
 from voxelmill.errors import SourceError
 from voxelmill.sources import CaseSource, case_problem, discover
 
@@ -149,7 +150,7 @@ class TestFolder:
             *(tmp_path / n for n in ("2.nii.gz", "1.mhd", "1.raw", "notes.txt", ".hidden", "stray.raw", "A"))
         )
         (tmp_path / "empty").mkdir()
-        found = discover(tmp_path)
+        found = discover(tmp_path, dicom=DicomConfig(ids="names"))
         assert (found.kind, found.channel_names, found.labels) == ("folder", None, None)
         assert [(case.case, case.channels[0].name) for case in found.cases] == [
             ("1", "1.mhd"),
@@ -166,7 +167,7 @@ class TestFolder:
     def test_a_folder_of_dicom_files_is_one_case(self, tmp_path):
         folder = save_series(tmp_path / "patient", list(series(VOXELS)))
         touch(folder / "LICENSE")
-        found = discover(folder)
+        found = discover(folder, dicom=DicomConfig(ids="names"))
         assert [(case.case, case.channels) for case in found.cases] == [("patient", (folder,))]
 
     def test_one_image_is_one_case(self, tmp_path):
@@ -230,7 +231,7 @@ class TestManifest:
         [
             ("", "the manifest has no rows"),
             ("case,CT\n", "the manifest has no rows"),
-            ("name,CT\na,a.nii.gz\n", r"columns \['name', 'CT'\] and no column `case`"),
+            ("name,CT\na,a.nii.gz\n", "has 2 columns and no column `case`"),
             ("case,label\na,l.nii.gz\n", "no column of a channel"),
             ("case;CT\na;a.nii.gz\n", "no column `case`"),
             ("case,CT,CT\na,a.nii.gz,b.nii.gz\n", "a column named 'CT' that is empty or there twice"),
@@ -305,6 +306,14 @@ def test_ids_that_are_names(case):
         "zarr.json",
         "a" * 201,
         "\u202ea",
+        "a\u2028b",
+        "a\uff0fb",
+        "\u2025",
+        "a.",
+        "a ",
+        "CON",
+        "nul.txt",
+        "a.0123456789abcdef0123456789abcdef.partial",
     ],
 )
 def test_ids_that_are_not(case):

@@ -1,11 +1,12 @@
 """Whether the files of a case are still what they were: by size and time, and by their contents.
 
-In: a `CaseSource`. Out: numbers and a checksum, neither of which tells a file's name.
+In: a `CaseSource`. Out: a hash and a checksum, neither of which tells a file's name or time.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -34,13 +35,17 @@ def source_digest(source: CaseSource, repairs: Iterable[str] = ()) -> str:
     return digest.hexdigest()
 
 
-def source_stats(source: CaseSource) -> list[Any]:
-    """Size and time of change of each file, by role, and a spacing given for them; as JSON holds it."""
-    stats: list[Any] = [None if source.spacing is None else list(source.spacing)]
+def source_stats(source: CaseSource) -> str:
+    """Hash of the place, size and time of change of each file, by role, and a spacing given for them.
+
+    When an image was made is nobody's business: a time by itself could be found by trying all of them, one
+    together with a path that OUT does not tell cannot.
+    """
+    stats: list[Any] = [source.spacing]
     for role, path in _parts(source):
-        times = [file.stat() for file in _files(path)]
-        stats.append([role, sorted([t.st_size, t.st_mtime_ns] for t in times)])
-    return stats
+        found = [(os.fsencode(file), file.stat()) for file in _files(path)]
+        stats.append([role, sorted((name, t.st_size, t.st_mtime_ns) for name, t in found)])
+    return hashlib.blake2b(repr(stats).encode(), digest_size=16).hexdigest()
 
 
 def _parts(source: CaseSource) -> Iterator[tuple[str, Path]]:

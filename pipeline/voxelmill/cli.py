@@ -10,7 +10,6 @@ import logging
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.logging import RichHandler
 from voxelmill import __version__
 from voxelmill.errors import ClusterLostError, ConfigError, LeaseLostError, StoppedError, VoxelmillError
 from voxelmill.options import Options, with_options
+from voxelmill.traces import place, system_reason
 
 if TYPE_CHECKING:
     from voxelmill.graph import Engine
@@ -235,11 +235,9 @@ def main() -> None:
     except (StoppedError, KeyboardInterrupt):
         _fail("stopped. Run the same command again to go on from here.", 143 if _terminated.is_set() else 130)
     except OSError as error:
-        _fail(f"{error.strerror or error}. Check that OUT can be written and its disk has room.", 1)
+        _fail(f"{system_reason(error)}. Check that OUT can be written and its disk has room.", 1)
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}:{frame.lineno}"
-        _fail(f"{type(error).__name__} at {where}: {error}. This is a bug; OUT/logs has the details.", 1)
+        _fail(f"{place(error)}. This is a bug; OUT/logs has where.", 1)
 
 
 _terminated = threading.Event()

@@ -15,9 +15,19 @@ from datetime import time
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
+from voxelmill.dicom_config import DicomConfig as DicomConfig
 from voxelmill.errors import ConfigError
+from voxelmill.model import Model as Model
 
 Configuration = Literal["fullres", "lowres", "2d"]
 
@@ -29,25 +39,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Model(BaseModel):
-    """A record that is read from or written to JSON or TOML; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
-
-
 def check_size(value: object) -> object:
     """Refuse what is no number of bytes."""
     is_size = isinstance(value, int) or (isinstance(value, str) and re.fullmatch(SIZE, value.strip()))
     if value is not None and not is_size:
         raise ValueError('needs a size, such as "4GiB"')
     return value
-
-
-class DicomConfig(Model):
-    """How a folder of DICOM files becomes a volume."""
-
-    series: str | None = Field(default=None, coerce_numbers_to_str=True)
-    """SeriesInstanceUID, or number (from 1), where a folder holds several series."""
 
 
 class RepairConfig(Model):
@@ -85,6 +82,10 @@ class IngestConfig(Model):
     copy_: bool = Field(default=True, alias="copy")
     """False: images that can be read box by box (OME-Zarr; uncompressed NIfTI, MetaImage, NRRD, TIFF; .npy)
     stay where they are and are read there. Their paths are then kept in OUT/logs."""
+
+    outside: bool = False
+    """True: paths in a manifest or a dataset.json may lead out of its folder. Those of a dataset.json that
+    begin with an environment variable may always."""
 
 
 class ClusterConfig(Model):
@@ -304,7 +305,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"setting {name!r} is unknown; did you mean {nearest(name, _names(model))!r}?"
     reason = problem["msg"].removeprefix("Value error, ")
-    return f"setting {name!r} is {problem['input']!r}: {reason[0].lower()}{reason[1:]}."
+    found = "not usable" if name == "dicom.salt" else repr(problem["input"])
+    return f"setting {name!r} is {found}: {reason[0].lower()}{reason[1:]}."
 
 
 def _names(model: type[BaseModel], prefix: str = "") -> list[str]:

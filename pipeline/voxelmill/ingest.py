@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from voxelmill import store
+from voxelmill.align import one_grid
 from voxelmill.cases import RawCase
 from voxelmill.checksum import source_digest
 from voxelmill.config import Config
@@ -38,7 +39,6 @@ from voxelmill.partials import RUN, sweep
 from voxelmill.places import remember_place
 from voxelmill.readers import open_volume
 from voxelmill.records import CaseRecord, DatasetRecord, LabelRecord, RepairRecord, pack_facts
-from voxelmill.align import one_grid
 from voxelmill.shards import ArrayWriter
 from voxelmill.share import Share
 from voxelmill.sources import CaseSource, Sources

@@ -95,7 +95,7 @@ def sweep(folder: Path, live: frozenset[str] | Callable[[], frozenset[str]], who
     going_on = live() if callable(live) else live
     for path in left:
         if owner(path) not in going_on:
-            _remove(path)
+            remove(path)
 
 
 def _left(folder: Path, whole: bool) -> Iterator[Path]:
@@ -105,7 +105,8 @@ def _left(folder: Path, whole: bool) -> Iterator[Path]:
         folders[:] = [name for name in folders if whole and not is_left(Path(name))]
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a folder and all it holds, or a link, but never what a link leads to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -31,6 +31,7 @@ from voxelmill.plan import CHANGES_NO_VOXEL, Plan
 from voxelmill.planner import make_plan
 from voxelmill.preprocess import preprocess as preprocess_cases
 from voxelmill.progress import Reporter, log_to
+from voxelmill.pseudonyms import check_mapping, write_mapping
 from voxelmill.report import Report, failed_cases, forget_reports, make_report, save_share
 from voxelmill.resume import check_plan, check_sources, remember_sources
 from voxelmill.share import Share
@@ -157,7 +158,10 @@ class Job:
         """Find the cases of SOURCE; refused before anything is started or written."""
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError("OUT is a file; a folder is needed. Name another path.")
-        sources = discover(source.absolute(), channels=self.config.channels)
+        dicom, outside = self.config.dicom, self.config.ingest.outside
+        if dicom.mapping is not None:
+            check_mapping(dicom.mapping, self.out)
+        sources = discover(source.absolute(), channels=self.config.channels, dicom=dicom, outside=outside)
         nearest = next(p for p in (self.out, *self.out.parents) if p.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
             raise ConfigError(
@@ -166,9 +170,14 @@ class Job:
         return sources
 
     def check(self, sources: Sources) -> None:
-        """Refuse to mix what OUT holds with other settings or sources, or remove what does not fit."""
+        """Refuse to mix what OUT holds with other settings or sources, or remove what does not fit.
+
+        Then the table of pseudonyms is written, where it is asked for.
+        """
         dataset = dataset_record(sources, self.config)
         check_sources(self.out, sources, dataset, self.config.repair, self.restart, self.share)
+        if self.config.dicom.mapping is not None:
+            write_mapping(self.config.dicom.mapping, self.out, sources.names)
 
     def my_cases(self, sources: Sources) -> list[str]:
         """The cases of a share, or all."""
@@ -178,8 +187,9 @@ class Job:
     def adopt(self, plan: Plan) -> Plan:
         """A plan with this run's memory; refused where other settings were said than it was made with."""
         said = self.config.model_fields_set - CHANGES_NO_VOXEL - {"cluster", "no_worker_timeout"}
+        written, before = (c.model_dump(mode="json") for c in (self.config, plan.settings))
         for name in sorted(said):
-            now, planned = getattr(self.config, name), getattr(plan.settings, name)
+            now, planned = written[name], before[name]
             if now != planned:
                 raise ConfigError(
                     f"setting {name!r} is {now!r}, plan.json was made with {planned!r}. Leave it out, or run "

@@ -15,6 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from voxelmill.traces import trace
+
 logger = logging.getLogger("voxelmill")
 
 LINE_EVERY_SECONDS = 10.0
@@ -120,7 +122,7 @@ def _bar(console: Console) -> Progress:
 
 @contextmanager
 def log_to(folder: Path, name: str = "voxelmill.log") -> Iterator[None]:
-    """Everything, tracebacks too, into a file of the folder for as long as this lasts."""
+    """Everything, the places of errors too, into a file of the folder for as long as this lasts."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / name)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -128,8 +130,8 @@ def log_to(folder: Path, name: str = "voxelmill.log") -> Iterator[None]:
     previous, logger.level = logger.level, logging.DEBUG
     try:
         yield
-    except Exception:
-        logger.debug("stopped by an error", exc_info=True)
+    except Exception as error:
+        logger.debug("stopped by an error\n%s", trace(error))
         raise
     finally:
         logger.setLevel(previous)

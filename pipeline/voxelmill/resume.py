@@ -1,8 +1,8 @@
 """What a rerun may keep: a changed setting, source or dataset is noticed before any work begins.
 
 In: what OUT holds and what this run would do. Out: nothing, or a `SettingsChangedError` that names the
-change; with `restart` the parts of OUT that depend on it are removed instead. Sizes and times of the source
-files are kept in OUT/logs; where they differ, the contents are compared by checksum.
+change; with `restart` the parts of OUT that depend on it are removed instead. A hash of sizes and times of
+the source files is kept in OUT/logs; where it differs, the contents are compared by checksum.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from voxelmill.config import RepairConfig
 from voxelmill.document import write_text
 from voxelmill.errors import SettingsChangedError, StoreError
 from voxelmill.plan import Plan
+from voxelmill.pseudonyms import hint
 from voxelmill.records import DatasetRecord
 from voxelmill.share import Share
 from voxelmill.sources import Sources
 
 LOGS, STATS = "logs", "sources{}.json"
-"""Sizes and times of the files of each case; a share has a file of its own."""
+"""Hash of sizes and times of the files of each case; a share has a file of its own."""
 
 HOW_ON = "Pass --restart to recompute what depends on it, or use another OUT."
 
@@ -56,6 +57,8 @@ def check_sources(
         mine = present if share is None else [c for c in present if c in _names(sources, share)]
         changes = _changed_cases(out, sources, repair, mine)
         stale, change = list(changes), next(iter(changes.values()), "")
+        if stale and stale[0] not in _names(sources, None):
+            change += hint(stale[0], sources.names)
     if not stale:
         return
     if not restart:
@@ -69,7 +72,7 @@ def check_sources(
 
 
 def remember_sources(out: Path, sources: Sources, share: Share | None = None) -> None:
-    """Keep sizes and times of the files of every case, or every one of a share, that is in the raw store."""
+    """Keep what tells unchanged files of every case, or every one of a share, that is in the raw store."""
     present = set(store.list_groups(out / store.RAW)) & set(_names(sources, share))
     stats = {c.case: source_stats(c) for c in sources.cases if c.case in present}
     (out / LOGS).mkdir(parents=True, exist_ok=True)

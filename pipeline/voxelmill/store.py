@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +26,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from voxelmill.config import StoreConfig
 from voxelmill.errors import StoreError
-from voxelmill.partials import is_left, partial_name, trash_name
+from voxelmill.partials import is_left, partial_name, remove, trash_name
 from voxelmill.shards import ShardedArray, checksum
 
 METADATA = "zarr.json"
@@ -121,12 +120,15 @@ def list_groups(root: Path, path: str = "") -> list[str]:
 
 
 def remove_group(root: Path, path: str) -> None:
-    """Remove a group and all it holds; it is renamed first, so that half of it never keeps its name."""
+    """Remove a group and all it holds; it is renamed first, so that half of it never keeps its name.
+
+    Of a group that is a link, the link.
+    """
     folder = root / path
-    if folder.exists():
+    if os.path.lexists(folder):
         trash = trash_name(folder)
         folder.rename(trash)
-        shutil.rmtree(trash)
+        remove(trash)
 
 
 def create_array(

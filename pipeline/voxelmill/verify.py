@@ -210,7 +210,7 @@ def _source_damage(raw: RawCase) -> list[Damage]:
     if not raw.record.is_in_place:
         return []
     try:
-        same = source_digest(place_of(raw.out, raw.case)) == raw.record.source
+        same = source_digest(place_of(raw.out, raw.case)[0]) == raw.record.source
     except (StoreError, OSError):
         same = False
     what = "is read in place, and its source files hold something else now, or are gone"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from voxelmill.errors import MemoryLimitError, VoxelmillError
 from voxelmill.kernels.backend import on_device
 from voxelmill.memory import PeakMeter
 from voxelmill.partials import RUN, working_for
+from voxelmill.traces import place, system_reason, trace
 
 Key = tuple[str, str, str]
 
@@ -279,22 +279,22 @@ def attempt(name: str, case: str, function: Callable[..., Any], args: tuple[Any,
         value = function(*args)
     except Exception as error:
         cause, trouble = _explain(error)
-        details = None if isinstance(error, (VoxelmillError, MemoryError)) else traceback.format_exc()
+        details = None if isinstance(error, (VoxelmillError, MemoryError)) else trace(error)
     seconds = time.perf_counter() - start
     return Outcome(name, case, value, cause, details, seconds, meter.peak_bytes(), trouble)
 
 
 def _explain(error: Exception) -> tuple[str, Trouble | None]:
-    """One line, and what kind of trouble it is."""
+    """One line, and what kind of trouble it is. Only voxelmill's own errors are quoted: others name files."""
     if isinstance(error, VoxelmillError):
         return str(error), "refused" if isinstance(error, MemoryLimitError) else None
     if isinstance(error, MemoryError):
-        return f"out of memory ({error}). Run with fewer workers, or on a machine with more memory.", "memory"
+        return "out of memory. Run with fewer workers, or on a machine with more memory.", "memory"
     if isinstance(error, OSError):
-        what = error.strerror or type(error).__name__
+        what = system_reason(error)
         passing = error.errno in PASSING
         return f"{what}. Check that OUT and SOURCE can be used and run again.", "passing" if passing else None
-    return f"{type(error).__name__}: {error}".splitlines()[0], None
+    return f"{place(error)}. This is a bug; OUT/logs has where.", None
 
 
 def run_and_merge(

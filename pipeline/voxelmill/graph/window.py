@@ -26,6 +26,7 @@ from distributed.scheduler import KilledWorker
 
 from voxelmill.errors import ClusterLostError, LeaseError
 from voxelmill.graph.tasks import Key, Outcome, Task, graph_of
+from voxelmill.traces import trace
 
 logger = logging.getLogger("voxelmill")
 
@@ -251,7 +252,7 @@ class _Window:
             self._look()  # raises, where it is the scheduler that is gone
             cause = f"lost with its worker ({type(error).__name__}); run again."
             cases = of.cases or [""]
-            return [Outcome(of.name, case, None, cause, str(error), trouble="lost") for case in cases]
+            return [Outcome(of.name, case, None, cause, trace(error), trouble="lost") for case in cases]
 
     def _gather(self, futures: Sequence[Future[list[Outcome]]]) -> list[list[Outcome] | KilledWorker]:
         """What tasks returned. Where their worker has died since, they are computed again, if one is left."""

@@ -6,6 +6,7 @@ line in `FORMATS`. The libraries that read a format are imported when its first 
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import re
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from voxelmill.config import RepairConfig
+from voxelmill.enclosed import within
 from voxelmill.errors import FormatError
 from voxelmill.geometry import Triple
 from voxelmill.readers.common import Hints, readable
@@ -42,6 +44,21 @@ FORMATS = (
     TIFF,
     OME_ZARR,
     DICOM,
+)
+
+_OTHER_ENDINGS = (
+    ".raw",
+    ".zraw",
+    ".img",
+    ".hdr",
+    ".mgz",
+    ".czi",
+    ".lif",
+    ".nd2",
+    ".md",
+    ".log",
+    ".yaml",
+    ".toml",
 )
 
 _DATA_FILE = re.compile(
@@ -107,13 +124,13 @@ def find_format(path: Path) -> Format | None:
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
-    """The data file that a detached header names; nothing for other files."""
+    """The data file that a detached header names within its folder; nothing for other files."""
     if path.suffix.lower() not in (".mhd", ".nhdr"):
         return ()
     with path.open("rb") as file:
         named = _DATA_FILE.search(file.read(1 << 16))
-    data = path.parent / os.fsdecode(named[1]) if named else path
-    return (data,) if data.is_file() and data != path else ()
+    data = within(path.parent, os.fsdecode(named[1])) if named else None
+    return (data,) if data is not None and data.is_file() and data != path else ()
 
 
 def is_known(path: Path) -> bool:
@@ -137,6 +154,13 @@ def known_endings() -> tuple[str, ...]:
     return tuple(ending for known in FORMATS for ending in known.endings)
 
 
+def known_ending(path: Path) -> str:
+    """The ending of a name as it may be shown: what follows a dot can also be a part of a patient's name."""
+    ending = path.suffix.lower()
+    known = {*_OTHER_ENDINGS, *(e[e.rindex(".") :] for e in known_endings()), *mimetypes.types_map}
+    return ending if ending in known or not ending else ".?"
+
+
 def _ending(path: Path) -> str:
     name = path.name.lower()
     return next((ending for ending in known_endings() if name.endswith(ending)), "")
@@ -148,4 +172,4 @@ def _unknown(path: Path) -> str:
     known = f"known are {', '.join(known_endings())} and DICOM"
     if path.is_dir():
         return f"the folder holds no DICOM file, TIFF file or OME-Zarr image; {known}. Name another folder."
-    return f"a file ending in '{path.suffix}' is of no known format; {known}. Convert it."
+    return f"a file ending in '{known_ending(path)}' is of no known format; {known}. Convert it."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxelmill.config import RepairConfig
+from voxelmill.enclosed import within
 from voxelmill.errors import FormatError
 from voxelmill.geometry import Box, Geometry, Triple
 from voxelmill.readers import inflate
@@ -210,6 +212,22 @@ def fill(stream: io.RawIOBase | io.BufferedIOBase, data: npt.NDArray[Any]) -> in
     return filled
 
 
+def data_file(header: Path, stated: str) -> Path:
+    """The data file that a detached header names, which lies in the header's folder or below.
+
+    Raises
+    ------
+    FormatError
+        If it names one elsewhere.
+    """
+    data = within(header.parent, stated)
+    if data is None:
+        raise FormatError(
+            "the header names a data file outside of its folder. Move the file there, and correct the header."
+        )
+    return data
+
+
 @contextmanager
 def readable() -> Iterator[None]:
     """Turn the errors of the file system, which name files, into a `FormatError`, which does not."""
@@ -220,7 +238,7 @@ def readable() -> Iterator[None]:
     except inflate.ERRORS:
         raise FormatError("compressed data are damaged or end early. Restore the file.") from None
     except OSError as error:
-        cause = error.strerror or "its contents do not decode"
+        cause = os.strerror(error.errno) if error.errno else "its contents do not decode"
         raise FormatError(f"the file cannot be read: {cause}. Restore it, or correct its rights.") from None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from voxelmill.errors import FormatError, SpacingError
-from voxelmill.readers.common import Hints, PackedVolume, Packing
+from voxelmill.readers.common import Hints, PackedVolume, Packing, data_file
 from voxelmill.readers.itk import Header, integer, read_header
 from voxelmill.volume import Volume
 
@@ -66,7 +66,7 @@ def _data_file(path: Path, fields: dict[str, str]) -> Path:
             "the MetaImage header names one data file per slice; one for all slices is read. "
             "Convert the file."
         )
-    data = path if name.upper() == "LOCAL" else path.parent / name
+    data = path if name.upper() == "LOCAL" else data_file(path, name)
     data.stat()  # a missing file is told apart from a wrong header
     return data
 

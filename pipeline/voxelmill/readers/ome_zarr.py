@@ -99,9 +99,29 @@ def _open_array(folder: Path, path: str) -> zarr.Array[Any]:
             "level 0 of the OME-Zarr image is missing, or is no array that zarr reads "
             f"({type(error).__name__}). {_RESTORE}"
         ) from None
+    _check_codecs(array)
     if not all(array.shape):
         raise FormatError(f"level 0 of the OME-Zarr image is empty, of shape {array.shape}. {_RESTORE}")
     return array
+
+
+def _check_codecs(array: zarr.Array[Any]) -> None:
+    """Refuse codecs that make objects of Python: what decodes a pickle runs what its maker wrote."""
+    found = {_codec_name(codec) for codec in (*array.filters, *array.compressors)} & {
+        "pickle",
+        "msgpack2",
+        "json2",
+    }
+    if found or array.dtype.hasobject:
+        raise FormatError(
+            f"voxels of the OME-Zarr image are objects of Python ({', '.join(sorted(found)) or 'object'}); "
+            "numbers are read. Write the image again."
+        )
+
+
+def _codec_name(codec: Any) -> str:
+    stated = codec.get_config()["id"] if hasattr(codec, "get_config") else codec.to_dict()["name"]
+    return str(stated).removeprefix("numcodecs.")
 
 
 def _image_folder(path: Path) -> Path:
