@@ -1,6 +1,7 @@
 """Series that make no regular grid: refused with the slices at fault, or repaired by a setting."""
 
 import copy
+import tracemalloc
 
 import numpy as np
 import pydicom
@@ -137,6 +138,20 @@ class TestMissingSlices:
         monkeypatch.setattr(dicom, "_decode", lambda piece: read.append(piece.number) or decode(piece))
         assemble(volume, 4)
         assert read == [6, 5, 2, 1]
+
+    @pytest.mark.parametrize("is_uniform", [True, False])
+    def test_memory_stays_within_what_is_stated(self, tmp_path, is_uniform):
+        pieces = list(series(np.zeros((6, 512, 512), "i2")))
+        pieces[0].RescaleSlope = 1 if is_uniform else 2
+        folder = save_series(tmp_path / "s", pieces[:2] + pieces[4:])
+        volume = open_volume(folder, repair=RepairConfig(irregular="fill"))
+        list(volume.slabs(1))  # what pydicom loads at its first use
+        tracemalloc.start()
+        for _ in volume.slabs(1):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert 3 * volume.slice_bytes < peak < volume.slice_bytes + volume.extra_bytes
 
     def test_slopes_that_differ_are_taken_out_before(self, tmp_path):
         pieces = list(series(VOXELS))
