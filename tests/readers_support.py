@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 import SimpleITK as sitk  # noqa: N813
 import zarr
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from voxelmill.geometry import Box, Geometry
+from voxelmill.readers import open_volume
 from voxelmill.volume import Volume
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -119,6 +121,15 @@ def save_series(folder: Path, pieces: list[FileDataset], names: list[str] | None
         name = names[n] if names else f"IM{len(list(folder.iterdir())):04d}"
         pydicom.dcmwrite(folder / name, piece)
     return folder
+
+
+def refuse(folder: Path, error: type[Exception], message: str, **options: object) -> str:
+    """Opening or reading a DICOM folder fails; the message names neither files nor the patient."""
+    with pytest.raises(error, match=message) as caught:
+        assemble(open_volume(folder, **options), 2)
+    assert "Secret" not in str(caught.value)
+    assert "IM0" not in str(caught.value)
+    return str(caught.value)
 
 
 def save_ome_zarr(path: Path, array: np.ndarray, spacing: tuple = (1, 1, 1), chunk: tuple = (32, 256, 256)):

@@ -38,6 +38,7 @@ class _Series(Volume):
     def __init__(self, grid: Grid, notes: tuple[str, ...], is_label: bool) -> None:
         self._slices, self._places, self._is_label = grid.slices, grid.places, is_label
         first = grid.slices[0]
+        self._is_blended = any(place.weight for place in grid.places)
         self._is_uniform = len({(s.slope, s.intercept) for s in grid.slices}) == 1
         stored = np.result_type(*{s.dtype for s in grid.slices})
         super().__init__(
@@ -57,9 +58,8 @@ class _Series(Volume):
         One slice as its file, decoded, and rescaled; where slices are made, two more that are decoded, the
         one that is made, and its float64.
         """
-        made = any(place.weight for place in self._places)
-        blending = self.slice_bytes * 3 + self.slice_bytes // self.dtype.itemsize * 8 if made else 0
-        return self.slice_bytes * (4 if self._is_uniform else 16) + blending
+        blending = self.slice_bytes * 3 + self.slice_bytes // self.dtype.itemsize * 8
+        return self.slice_bytes * (4 if self._is_uniform else 16) + (blending if self._is_blended else 0)
 
     def slabs(self, depth: int) -> Iterator[Slab]:
         """Every voxel once; see `Volume.slabs`."""
@@ -80,6 +80,8 @@ class _Series(Volume):
 
     def _planes(self) -> Callable[[int], npt.NDArray[Any]]:
         """Slices by their number; asked for in order, each file is decoded once, and two at most are held."""
+        if not self._is_blended:
+            return lambda z: self._decoded(self._places[z].first)
         even, odd = Latest(self._decoded), Latest(self._decoded)  # two neighbours are never in one of them
 
         def plane(z: int) -> npt.NDArray[Any]:

@@ -161,8 +161,11 @@ def _number(value: Any, default: float) -> float:
 def _problem(header: Any) -> str | None:
     """Why an image cannot be part of a series of slices, or None."""
     photometric = str(header.get("PhotometricInterpretation", ""))
-    if int(header.get("NumberOfFrames") or 1) > 1:
-        return "the DICOM file is multi-frame; series of one file per slice are read. Convert it to a series."
+    if (frames := int(header.get("NumberOfFrames") or 1)) > 1:
+        return (
+            f"a DICOM file is multi-frame and holds {frames} frames; files of one slice are read. Convert it "
+            "to one file per frame, or to NIfTI."
+        )
     if not photometric.startswith("MONOCHROME") or header.get("SamplesPerPixel", 1) != 1:
         return f"the DICOM images are {photometric}; MONOCHROME is read. Take the series before colouring."
     if header.Rows < 1 or header.Columns < 1:
