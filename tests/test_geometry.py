@@ -182,3 +182,54 @@ def test_boxes_are_what_indexing_makes_of_them(data, shape):
 
 def test_boxes_count_more_voxels_than_32_bits_hold():
     assert Box.whole((4000, 4000, 4000)).size == 64 * 10**9
+
+
+def sheared(geometry, rng, lean=0.2):
+    """The grid with axes that are not at right angles any more; x stays."""
+    z, y, x = np.asarray(geometry.direction).T
+    z = z + lean * rng.uniform(-1, 1) * y + lean * rng.uniform(-1, 1) * x
+    y = y + lean * rng.uniform(-1, 1) * x
+    columns = np.stack([z / np.linalg.norm(z), y / np.linalg.norm(y), x], axis=1)
+    return Geometry(geometry.shape, geometry.spacing, geometry.origin, tuple(map(tuple, columns.tolist())))
+
+
+@QUICK
+@given(SEEDS, KINDS)
+def test_right_angles_are_no_shear(seed, kind):
+    geometry = geometry_of(image_at_random(seed, kind)[0])
+    assert geometry.shear_voxels < 1e-9
+    assert geometry.shear_degrees < 1e-5
+    assert geometry.unsheared().shape == geometry.shape
+    assert geometry.displacement(geometry.unsheared()) < 1e-9
+
+
+@QUICK
+@given(SEEDS, KINDS)
+def test_an_unsheared_grid_keeps_x_and_holds_every_voxel(seed, kind):
+    """Slices and rows only slide: the slice of a voxel stays; no voxel is lost."""
+    image, rng = image_at_random(seed, kind, (9, 8, 7))
+    grid = sheared(geometry_of(image), rng)
+    straight = grid.unsheared()
+    matrix = np.asarray(straight.direction)
+    np.testing.assert_allclose(matrix.T @ matrix, np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(matrix[:, 2], np.asarray(grid.direction)[:, 2], atol=1e-12)
+    assert np.sign(np.linalg.det(matrix)) == np.sign(np.linalg.det(grid.direction))
+    assert straight.shape[0] == grid.shape[0]
+    to_straight, offset = grid.indices_in(straight)
+    index = np.stack(np.meshgrid(*map(range, grid.shape), indexing="ij"), -1).reshape(-1, 3)
+    at = index @ to_straight.T + offset
+    np.testing.assert_allclose(straight.world(at), grid.world(index), atol=1e-8)
+    np.testing.assert_allclose(at[:, 0], index[:, 0], atol=1e-8)
+    assert (at > -0.01).all()
+    assert (at < np.array(straight.shape) - 0.99).all()
+
+
+@pytest.mark.parametrize("degrees", [0.5, 12.0, 30.0])
+def test_shear_is_the_tilt_of_a_gantry(degrees):
+    angle = np.radians(degrees)
+    columns = np.array([[np.cos(angle), 0, 0], [-np.sin(angle), 1, 0], [0, 0, 1]])
+    grid = Geometry((41, 512, 512), (2.5, 0.5, 0.5), direction=tuple(map(tuple, columns.tolist())))
+    across = 40 * 2.5 * np.sin(angle)
+    assert grid.shear_degrees == pytest.approx(degrees)
+    assert grid.shear_voxels == pytest.approx(across / 0.5)
+    assert grid.unsheared().shape == (41, 512 + int(np.ceil(across / 0.5 - 1e-3)), 512)

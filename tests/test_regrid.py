@@ -1,5 +1,7 @@
 """Volumes brought onto another grid, against ITK's resampling."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import readers_support
@@ -7,7 +9,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from voxelmill import regrid
 from voxelmill.geometry import Geometry
-from voxelmill.memory import SlabCost
+from voxelmill.memory import RAW_CHUNK, SlabCost
 from voxelmill.regrid import Regridded
 
 COST = SlabCost(fixed=0, per_slice=0)
@@ -26,7 +28,9 @@ class Stored:
 
 def image(rng, shape, spacing, kind, dtype="f4"):
     """A random image around the world's origin, z, y, x."""
-    made = sitk.GetImageFromArray((rng.normal(size=shape) * 300).astype(dtype))
+    made = sitk.GetImageFromArray(
+        (rng.uniform(0, 250, shape) if dtype == "u1" else rng.normal(size=shape) * 300).astype(dtype)
+    )
     made.SetSpacing(spacing[::-1])
     made.SetDirection(readers_support.random_direction(rng, kind).ravel().tolist())
     centre = made.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in shape[::-1]])
@@ -127,3 +131,19 @@ def test_memory_of_a_tile_is_what_it_says(spacing):
         pass
     assert 0 < 4 * arrays.largest <= volume.extra_bytes
     assert 4 * arrays.largest <= regrid.TILE_BYTES
+
+
+@pytest.mark.parametrize(("dtype", "is_label"), [("u1", True), ("u1", False), ("f4", False), ("f8", False)])
+def test_measured_memory_is_what_it_says(dtype, is_label):
+    """Beside the slab: no more than `extra_bytes`, in which there is room for chunks that are decoded."""
+    rng = np.random.default_rng(2)
+    source = image(rng, (60, 200, 190), (0.8, 0.4, 0.4), "oblique", dtype)
+    target = image(rng, (40, 150, 140), (0.9, 0.5, 0.5), "oblique")
+    _, volume = regridded(source, target, is_label)
+    chunks = 2 * RAW_CHUNK * volume.dtype.itemsize
+    tracemalloc.start()
+    for _ in volume.slabs(8):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= 8 * volume.slice_bytes + volume.extra_bytes - chunks + 2**16
