@@ -24,7 +24,7 @@ RANKS = [
     {"shards", "store"},
     {"progress", "graph"},
     {"cases", "training", "ingest", "statistics", "preprocess", "resume", "cluster", "report"},
-    {"status", "summary"},
+    {"status", "summary", "frozen"},
     {"pipeline"},
     {"options"},
     {"cli", "worker"},

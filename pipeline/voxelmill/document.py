@@ -41,14 +41,27 @@ class Document(Model):
             If it is not there, or is not what this version writes.
         """
         try:
-            return cls.model_validate_json((out / cls.FILE).read_bytes())
+            content = (out / cls.FILE).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"{cls.FILE} is not in OUT. Run `{cls.COMMAND}` first.") from None
+        return cls.parse(content, f"{cls.FILE} in OUT")
+
+    @classmethod
+    def parse(cls, content: bytes, what: str) -> Self:
+        """The record that a file holds; `what` tells a user which.
+
+        Raises
+        ------
+        StoreError
+            If it is not what this version writes.
+        """
+        try:
+            return cls.model_validate_json(content)
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
             raise StoreError(
-                f"{cls.FILE} in OUT is damaged or of another version ({where + ': ' if where else ''}"
+                f"{what} is damaged or of another version ({where + ': ' if where else ''}"
                 f"{problem['msg']}). Run `{cls.COMMAND}` again."
             ) from None
 

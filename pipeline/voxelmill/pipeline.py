@@ -15,28 +15,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from voxelmill.cases import list_cases, read_dataset
 from voxelmill.cluster import connect, pending_jobs
 from voxelmill.config import Config, make_config
 from voxelmill.errors import ClusterLostError, ConfigError, MemoryLimitError, StoreError
 from voxelmill.fingerprint import Fingerprint
+from voxelmill.frozen import adopt, check_words, fit_plan, load_frozen
 from voxelmill.graph import Device, Engine, Outcome, Watch
 from voxelmill.ingest import dataset_record
 from voxelmill.ingest import ingest as ingest_cases
 from voxelmill.lease import Lease, hold
 from voxelmill.memory import BASE_BYTES, Memory
-from voxelmill.plan import CHANGES_NO_VOXEL, Plan
+from voxelmill.plan import Plan
 from voxelmill.planner import make_plan
 from voxelmill.preprocess import preprocess as preprocess_cases
-from voxelmill.progress import Reporter, log_to
+from voxelmill.progress import Reporter, log_to, say_failed
 from voxelmill.report import Report, failed_cases, forget_reports, make_report, save_share
 from voxelmill.resume import check_plan, check_sources, remember_sources
 from voxelmill.share import Share
 from voxelmill.sources import Sources, discover
 from voxelmill.statistics import find_odd_cases, make_fingerprint
 from voxelmill.status import read_status
+from voxelmill.summary import say_memory
 from voxelmill.training import deal, training_cases
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def run(
     *,
     config: Config | Mapping[str, Any] | None = None,
     client: Client | None = None,
+    plan: str | Path | None = None,
 ) -> Report:
     """Bring SOURCE through all stages into OUT.
 
@@ -71,6 +72,8 @@ def run(
         Settings; a mapping takes the names of `Config`'s fields.
     client : distributed.Client, optional
         Where to run; by default a local cluster is started with one worker process a core.
+    plan : path, optional
+        A plan.json whose decisions are taken, as for test images; no statistics are made.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def run(
         If the run is refused before work begins.
     """
     settings = config if isinstance(config, Config) else make_config(dict(config or {}))
-    job = Job(Path(out), settings)
+    job = Job(Path(out), settings, frozen=None if plan is None else load_frozen(Path(plan)))
     sources = job.discover(Path(source))
     with job.hold("run") as lease:
         job.check(sources)
@@ -121,6 +124,7 @@ class Job:
     config: Config
     restart: bool = False
     share: Share | None = None
+    frozen: Plan | None = None
     command: str = "run"
     outcomes: list[Outcome] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
@@ -139,6 +143,18 @@ class Job:
             raise ConfigError(
                 "--restart would remove what other shares write. Run it without --share, then the shares."
             )
+        if self.frozen is not None:
+            self._freeze(self.frozen)
+
+    def _freeze(self, plan: Plan) -> None:
+        """Take all settings that matter from a plan."""
+        if self.share is not None:
+            raise ConfigError(
+                "--plan writes OUT/plan.json, which shares read. Run `voxelmill plan OUT` with it first, and "
+                "the shares without."
+            )
+        self.frozen = adopt(plan, self.config)
+        self.config = self.frozen.settings
 
     @contextmanager
     def hold(self, command: str) -> Iterator[Lease]:
@@ -158,6 +174,8 @@ class Job:
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError("OUT is a file; a folder is needed. Name another path.")
         sources = discover(source.absolute(), channels=self.config.channels)
+        if self.frozen is not None:
+            check_words(self.frozen, sources)
         nearest = next(p for p in (self.out, *self.out.parents) if p.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
             raise ConfigError(
@@ -175,18 +193,20 @@ class Job:
         mine = sources.cases if self.share is None else self.share.of(sources.cases)
         return [c.case for c in mine]
 
-    def adopt(self, plan: Plan) -> Plan:
-        """A plan with this run's memory; refused where other settings were said than it was made with."""
-        said = self.config.model_fields_set - CHANGES_NO_VOXEL - {"cluster", "no_worker_timeout"}
-        for name in sorted(said):
-            now, planned = getattr(self.config, name), getattr(plan.settings, name)
-            if now != planned:
-                raise ConfigError(
-                    f"setting {name!r} is {now!r}, plan.json was made with {planned!r}. Leave it out, or run "
-                    "`voxelmill plan OUT` with it first."
-                )
-        limit = self.config.memory_limit or plan.settings.memory_limit
-        return plan.model_copy(update={"settings": plan.settings.model_copy(update={"memory_limit": limit})})
+    def planned(self) -> Plan | None:
+        """OUT's plan under this run's words; None where it is still to be made of a frozen one.
+
+        Raises
+        ------
+        StoreError
+            If OUT holds no plan, or one that another version made.
+        """
+        if self.frozen is not None:
+            self.check_raw()
+            return None
+        plan = Plan.load(self.out)
+        read_dataset(self.out)
+        return adopt(plan, self.config)
 
     def planned_cases(self, plan: Plan) -> list[str]:
         """The cases that a share, or all, has shards of, sorted."""
@@ -212,11 +232,15 @@ class Job:
         with self.reporting(cases):
             self.ingest(sources, engine)
             if len(self.failed()) < len(cases):
-                fingerprint = self.fingerprint(engine)
-                plan = self.plan(fingerprint, engine.threads)
-                _say_memory(plan, engine.local_workers)
+                plan = self._make_plan(engine)
+                say_memory(plan, engine.local_workers)
                 self.preprocess(plan, engine)
         return self.report(cases)
+
+    def _make_plan(self, engine: Engine) -> Plan:
+        if self.frozen is not None:
+            return self.refit(engine.threads)
+        return self.plan(self.fingerprint(engine), engine.threads)
 
     @contextmanager
     def reporting(self, cases: Sequence[str]) -> Iterator[None]:
@@ -252,6 +276,18 @@ class Job:
     def plan(self, fingerprint: Fingerprint, threads: int = 1) -> Plan:
         """Decide everything and write plan.json; refused where it would mix with other settings."""
         plan = make_plan(fingerprint, self.config, threads)
+        return self._keep_plan(plan)
+
+    def refit(self, threads: int = 1) -> Plan:
+        """The frozen plan on the cases of OUT, into plan.json; cases that it is not for go no further."""
+        assert self.frozen is not None
+        plan, misfits = fit_plan(self.out, self.frozen, threads)
+        for case, cause in misfits.items():
+            say_failed("plan", case, cause)
+            self.outcomes.append(Outcome("plan", case, cause=cause))
+        return self._keep_plan(plan)
+
+    def _keep_plan(self, plan: Plan) -> Plan:
         check_plan(self.out, plan, self.restart)
         for configuration, reason in plan.left_out.items():
             logger.info("plan: %s is left out: %s", configuration, reason)
@@ -294,16 +330,3 @@ class Job:
         else:
             save_share(self.out, self.command, self.share, report)
         return report
-
-
-def _say_memory(plan: Plan, workers: int) -> None:
-    """What the run will take, and whether this machine has it."""
-    peak, total = max(plan.peak_bytes.values()), psutil.virtual_memory().total
-    logger.info("plan: a worker takes at most %.0f MiB of memory", peak / 2**20)
-    if workers * peak > total:
-        logger.warning(
-            "%d workers may take %.1f GiB, this machine has %.1f GiB: pass --memory-limit or fewer --workers",
-            workers,
-            workers * peak / 2**30,
-            total / 2**30,
-        )

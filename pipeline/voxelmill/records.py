@@ -6,19 +6,27 @@ Records only: pydantic models, and facts as JSON values. Ingest writes them, `ca
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from pydantic import ValidationError
 
 from voxelmill.config import Model
+from voxelmill.errors import StoreError
 from voxelmill.geometry import Geometry, Matrix, Shape, Triple
 from voxelmill.kernels.facts import Facts
 from voxelmill.memory import SlabCost, read_bytes
 from voxelmill.volume import Array
 
+REVISION = 1
+"""Raised when a release reads other voxels or facts from the same source and settings."""
+
 
 class DatasetRecord(Model):
     """What the raw store knows of the dataset; attributes of its root group."""
+
+    revision: int
+    """See `REVISION`."""
 
     channel_names: tuple[str, ...] | None
     labels: dict[str, int | list[int]] | None
@@ -28,6 +36,25 @@ class DatasetRecord(Model):
 
     cases: tuple[str, ...] = ()
     """Every case of the source, sorted, whether it could be read or not."""
+
+    @classmethod
+    def read(cls, attributes: dict[str, Any]) -> Self:
+        """The record that a group's attributes hold.
+
+        Raises
+        ------
+        StoreError
+            If they are not what this version writes.
+        """
+        try:
+            return cls.model_validate(attributes)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise StoreError(
+                f"OUT's raw store is damaged or of another version ({where}: {problem['msg']}). Run "
+                "`voxelmill ingest SOURCE OUT --restart`, or use another OUT."
+            ) from None
 
 
 class LabelRecord(Model):

@@ -64,7 +64,7 @@ def read_status(out: Path) -> Status:
         If OUT holds nothing of a run.
     """
     cases = read_dataset(out).cases or tuple(store.list_groups(out / store.RAW))
-    stages = [_ingest(out, cases), _document(out, "fingerprint", Fingerprint), _document(out, "plan", Plan)]
+    stages = [_ingest(out, cases), *_documents(out)]
     if stages[-1].done:
         plan = Plan.load(out)
         stages += [_preprocess(out, plan, configuration, cases) for configuration in plan.configurations]
@@ -79,6 +79,14 @@ def _ingest(out: Path, cases: Sequence[str]) -> StageStatus:
         whole = list(threads.map(lambda case: RawCase(out, case).is_whole, cases))
     unfinished = tuple(case for case, is_whole in zip(cases, whole, strict=True) if not is_whole)
     return StageStatus("ingest", "cases", sum(whole), len(cases), unfinished)
+
+
+def _documents(out: Path) -> list[StageStatus]:
+    """Fingerprint and plan; a plan without a fingerprint was made of a frozen one, which needs none."""
+    plan = _document(out, "plan", Plan)
+    if plan.done and not (out / Fingerprint.FILE).exists():
+        return [plan]
+    return [_document(out, "fingerprint", Fingerprint), plan]
 
 
 def _document(out: Path, name: str, kind: type[Fingerprint] | type[Plan]) -> StageStatus:
