@@ -21,7 +21,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from voxelmill import __version__
-from voxelmill.errors import ClusterLostError, LeaseLostError, StoppedError, VoxelmillError
+from voxelmill.errors import (
+    ClusterLostError,
+    DiskError,
+    LeaseLostError,
+    StoppedError,
+    VoxelmillError,
+    disk_message,
+)
 from voxelmill.options import Options, with_options
 
 if TYPE_CHECKING:
@@ -98,12 +105,13 @@ def ingest(source: Source, out: Out, options: Options, share: ShareOf = None) ->
 @with_options
 def fingerprint(out: Out, options: Options) -> None:
     """Second stage: facts of the raw store into OUT/fingerprint.json."""
+    from voxelmill.status import check_raw
     from voxelmill.summary import fingerprint_table
 
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options)
-    job.check_raw()
+    check_raw(job.out)
     with job.hold("fingerprint") as lease, _engine(job, options, lease) as engine:
         made = job.fingerprint(engine)
     _stdout().print(fingerprint_table(made))
@@ -114,12 +122,13 @@ def fingerprint(out: Out, options: Options) -> None:
 def plan(out: Out, options: Options, frozen: PlanFile = None) -> None:
     """Third stage: every decision into OUT/plan.json, printed as a table. Reads no voxel."""
     from voxelmill.fingerprint import Fingerprint
+    from voxelmill.status import check_raw
     from voxelmill.summary import plan_tables
 
     job = _job(out, options, frozen=frozen)
     found = Fingerprint.load(out) if job.frozen is None else None
     if found is None:
-        job.check_raw()
+        check_raw(job.out)
     with job.hold("plan"):
         made = job.refit() if found is None else job.plan(found)
     for table in plan_tables(made, out):
@@ -184,14 +193,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
-    except (ClusterLostError, LeaseLostError) as error:
+    except (ClusterLostError, DiskError, LeaseLostError) as error:
         _fail(str(error), 1)
     except VoxelmillError as error:
         _fail(str(error), 2)
     except (StoppedError, KeyboardInterrupt):
         _fail("stopped. Run the same command again to go on from here.", 143 if _terminated.is_set() else 130)
     except OSError as error:
-        _fail(f"{error.strerror or error}. Check that OUT can be written and its disk has room.", 1)
+        line = disk_message(error)
+        _fail(line or f"{error.strerror or error}. Check that OUT can be written and its disk has room.", 1)
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -69,8 +70,13 @@ class Document(Model):
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that a reader, or a power cut, finds the old one or the new one."""
     partial = partial_name(path)
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the first error says more
+            partial.unlink()
+        raise

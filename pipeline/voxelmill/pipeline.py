@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 from voxelmill.cases import list_cases, read_dataset
 from voxelmill.cluster import connect, pending_jobs
 from voxelmill.config import Config, make_config
-from voxelmill.errors import ClusterLostError, ConfigError, MemoryLimitError, StoreError
+from voxelmill.errors import (
+    ClusterLostError,
+    ConfigError,
+    DiskError,
+    MemoryLimitError,
+    StoreError,
+    VoxelmillError,
+    disk_message,
+)
 from voxelmill.fingerprint import Fingerprint
 from voxelmill.frozen import adopt, check_words, fit_plan, load_frozen
 from voxelmill.graph import Device, Engine, Outcome, Watch
@@ -26,16 +34,17 @@ from voxelmill.ingest import dataset_record
 from voxelmill.ingest import ingest as ingest_cases
 from voxelmill.lease import Lease, hold
 from voxelmill.memory import BASE_BYTES, Memory
+from voxelmill.partials import sweep
 from voxelmill.plan import Plan
 from voxelmill.planner import make_plan
 from voxelmill.preprocess import preprocess as preprocess_cases
 from voxelmill.progress import Reporter, log_to, say_failed
-from voxelmill.report import Report, failed_cases, forget_reports, make_report, save_share
+from voxelmill.report import Report, forget_reports, make_report, save_share
 from voxelmill.resume import check_plan, check_sources, remember_sources
 from voxelmill.share import Share
 from voxelmill.sources import Sources, discover
 from voxelmill.statistics import find_odd_cases, make_fingerprint
-from voxelmill.status import read_status
+from voxelmill.status import check_raw, read_status
 from voxelmill.summary import say_memory
 from voxelmill.training import deal, training_cases
 
@@ -167,6 +176,8 @@ class Job:
         """
         self.command = command
         with hold(self.out, command, self.share) as lease:
+            for folder in (self.out, self.out / "logs", self.out / "logs" / "in_place"):
+                sweep(folder, lease.live)  # small files that a killed run was writing
             yield lease
 
     def discover(self, source: Path) -> Sources:
@@ -202,7 +213,7 @@ class Job:
             If OUT holds no plan, or one that another version made.
         """
         if self.frozen is not None:
-            self.check_raw()
+            check_raw(self.out)
             return None
         plan = Plan.load(self.out)
         read_dataset(self.out)
@@ -215,16 +226,6 @@ class Job:
             cases = list(training_cases(self.out, plan, configuration, Memory()))
             names |= {c.case for c, shards in zip(cases, deal(cases, self.share), strict=True) if shards}
         return sorted(names)
-
-    def check_raw(self) -> None:
-        """Refuse to go on without a raw store, or with one that lacks cases and nobody says why."""
-        known = {*list_cases(self.out), *failed_cases(self.out)}
-        lacking = [case for case in read_dataset(self.out).cases if case not in known]
-        if lacking:
-            raise StoreError(
-                f"{len(lacking)} cases of SOURCE are not in the raw store, and none is reported as failed: "
-                f"{lacking[0]} is one. Run `voxelmill ingest`, or the share of it that ended early, again."
-            )
 
     def run(self, sources: Sources, engine: Engine) -> Report:
         """All stages."""
@@ -244,15 +245,25 @@ class Job:
 
     @contextmanager
     def reporting(self, cases: Sequence[str]) -> Iterator[None]:
-        """Where the cluster is lost, report what the store lacks, and let the error pass."""
+        """Where the cluster is lost, or OUT's disk, report what the store lacks, and let the error pass."""
         try:
             yield
-        except ClusterLostError as lost:
+        except (ClusterLostError, DiskError) as error:
+            self._report_lost(cases, error)
+            raise
+        except OSError as error:
+            if line := disk_message(error):
+                self._report_lost(cases, DiskError(line))
+                raise DiskError(line) from None
+            raise
+
+    def _report_lost(self, cases: Sequence[str], error: VoxelmillError) -> None:
+        """Every case that is not finished, with what ended the run; not, where OUT cannot be written."""
+        with suppress(StoreError, OSError):
             unfinished, failed = set(read_status(self.out).unfinished), self.failed()
-            cause = f"not finished: {lost}"
+            cause = f"not finished: {error}"
             self.outcomes += [Outcome("", c, cause=cause) for c in cases if c in unfinished - failed]
             self.report(cases)
-            raise
 
     def ingest(self, sources: Sources, engine: Engine) -> None:
         """Source files into the raw store."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxelmill import store
-from voxelmill.cases import RawCase, read_dataset
+from voxelmill.cases import RawCase, list_cases, read_dataset
 from voxelmill.config import Configuration
 from voxelmill.errors import StoreError
 from voxelmill.fingerprint import Fingerprint
@@ -72,6 +72,23 @@ def read_status(out: Path) -> Status:
     found = Status(tuple(stages), {}, at_work)
     causes = failed_cases(out)
     return replace(found, failed={case: causes[case] for case in found.unfinished if case in causes})
+
+
+def check_raw(out: Path) -> None:
+    """Refuse to go on without a raw store, or with one that lacks cases and nobody says why.
+
+    Raises
+    ------
+    StoreError
+        Naming one of them.
+    """
+    known = {*list_cases(out), *failed_cases(out)}
+    lacking = [case for case in read_dataset(out).cases if case not in known]
+    if lacking:
+        raise StoreError(
+            f"{len(lacking)} cases of SOURCE are not in the raw store, and none is reported as failed: "
+            f"{lacking[0]} is one. Run `voxelmill ingest`, or the share of it that ended early, again."
+        )
 
 
 def _ingest(out: Path, cases: Sequence[str]) -> StageStatus:
