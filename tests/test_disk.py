@@ -40,8 +40,12 @@ def resize(disk, option):
 
 def freeze(disk):
     """Read-only from now on, by a mount on top: whatever is opened, made or renamed by its path."""
-    assert mount("--bind", disk, disk)
-    assert mount("-o", "remount,bind,ro", disk)
+    other = disk.with_name("other")
+    other.mkdir()
+    assert mount("--bind", disk, other)
+    assert mount("-o", "remount,bind,ro", other)
+    assert mount("--bind", other, disk)
+    subprocess.run(["umount", "-l", other], check=True)
 
 
 def thaw(disk):
