@@ -10,7 +10,7 @@ import time
 
 import pytest
 from commands import ENVIRONMENT, SCRIPT, call
-from datasets import manifest, stores
+from datasets import manifest, stores, times
 
 CASES = {f"case{i}": ((40, 90, 90), (1.2, 0.9, 0.9)) for i in range(6)}
 WORDS = ["--set", "target_spacing=[1, 0.8, 0.8]", "--set", "store.shard_mib=1"]
@@ -97,9 +97,12 @@ def test_full(disk, undisturbed, cluster, part):
     assert done.returncode == 1, done.stderr
     ends_with_one_line(done.stderr, "OUT's disk is full (No space left on device)")
     whole = {k: v for k, v in stores(out).items() if k in expected and v == expected[k] and "/c/" in k}
+    at = {path: time_ for path, time_ in times(out).items() if path in whole and path.startswith("training")}
     resize(disk, "512m")
     rerun_equals(words, out, expected)
     assert whole or part < 0.1
+    assert at or part < 1.1
+    assert times(out).items() >= at.items()  # a rerun computes only what is missing
 
 
 def test_what_is_full_stays_full(disk, undisturbed):

@@ -124,11 +124,11 @@ def killed_once(words, out, stage, seconds, rng):
 
 
 def remove_one(out, stage, rng):
-    """Now and then a case of the stage's store is gone, so that later runs have something to do."""
+    """A case of the stage's store is gone, so that later runs have something to do."""
     stored = {"ingest": ["raw.zarr/case*"], "preprocess": ["training.zarr/fullres/case*"]}
     patterns = [*stored["ingest"], *stored["preprocess"]] if stage == "run" else stored.get(stage, [])
     folders = sorted(folder for pattern in patterns for folder in out.glob(pattern))
-    if folders and rng.random() < 0.5:
+    if folders:
         shutil.rmtree(rng.choice(folders))
 
 
