@@ -26,7 +26,7 @@ RANKS = [
     {"shards", "shard_check", "store"},
     {"progress", "graph"},
     {"cases", "training", "ingest", "align", "statistics", "preprocess", "resume", "cluster", "report"},
-    {"status", "summary", "verify"},
+    {"status", "summary", "verify", "frozen"},
     {"pipeline"},
     {"options", "repair"},
     {"cli", "worker"},

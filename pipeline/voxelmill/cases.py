@@ -30,7 +30,7 @@ from voxelmill.layout import raw_layout
 from voxelmill.memory import Memory, mask_cost
 from voxelmill.partials import partial_name
 from voxelmill.places import InPlace, is_known, open_place
-from voxelmill.records import CaseRecord, DatasetRecord, RepairRecord, unpack_facts
+from voxelmill.records import REVISION, CaseRecord, DatasetRecord, RepairRecord, unpack_facts
 from voxelmill.shards import ShardedArray
 from voxelmill.volume import Array, Convert
 
@@ -67,12 +67,18 @@ def read_dataset(out: Path) -> DatasetRecord:
     Raises
     ------
     StoreError
-        If OUT holds no raw store.
+        If OUT holds no raw store, or one that another version made otherwise.
     """
     attributes = store.read_attributes(out / store.RAW, "")
     if not attributes:
         raise StoreError("OUT holds no raw store. Run `voxelmill ingest SOURCE OUT` first.")
-    return DatasetRecord.model_validate(attributes)
+    dataset = DatasetRecord.read(attributes)
+    if dataset.revision != REVISION:
+        raise StoreError(
+            f"OUT's raw store is of another version: its revision was {dataset.revision}, is {REVISION}. Run "
+            "`voxelmill ingest SOURCE OUT --restart`, or use another OUT."
+        )
+    return dataset
 
 
 @dataclass(frozen=True)

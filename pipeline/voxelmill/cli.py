@@ -20,7 +20,15 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from voxelmill import __version__
-from voxelmill.errors import ClusterLostError, ConfigError, LeaseLostError, StoppedError, VoxelmillError
+from voxelmill.errors import (
+    ClusterLostError,
+    ConfigError,
+    DiskError,
+    LeaseLostError,
+    StoppedError,
+    VoxelmillError,
+    disk_message,
+)
 from voxelmill.options import Options, with_options
 from voxelmill.traces import place, system_reason
 
@@ -45,6 +53,10 @@ Out = Annotated[Path, typer.Argument(help="Folder for the stores.")]
 ShareOf = Annotated[
     str | None, typer.Option("--share", help="i/n: do the i-th of n shares, without a network between them.")
 ]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", help="A plan.json: its decisions for the cases at hand, no statistics."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -60,11 +72,11 @@ def _options(
 
 @app.command()
 @with_options
-def run(source: Source, out: Out, options: Options) -> None:
+def run(source: Source, out: Out, options: Options, frozen: PlanFile = None) -> None:
     """All stages: SOURCE to training-ready shards in OUT."""
     if options.dry_run:
         return typer.echo(options.job_script(out))
-    job = _job(out, options)
+    job = _job(out, options, frozen=frozen)
     sources = job.discover(source)
     _say_sources(len(sources.cases), sources.skipped)
     with job.hold("run") as lease:
@@ -95,12 +107,13 @@ def ingest(source: Source, out: Out, options: Options, share: ShareOf = None) ->
 @with_options
 def fingerprint(out: Out, options: Options) -> None:
     """Second stage: facts of the raw store into OUT/fingerprint.json."""
+    from voxelmill.status import check_raw
     from voxelmill.summary import fingerprint_table
 
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options)
-    job.check_raw()
+    check_raw(job.out)
     with job.hold("fingerprint") as lease, _engine(job, options, lease) as engine:
         made = job.fingerprint(engine)
     _stdout().print(fingerprint_table(made))
@@ -108,32 +121,35 @@ def fingerprint(out: Out, options: Options) -> None:
 
 @app.command()
 @with_options
-def plan(out: Out, options: Options) -> None:
+def plan(out: Out, options: Options, frozen: PlanFile = None) -> None:
     """Third stage: every decision into OUT/plan.json, printed as a table. Reads no voxel."""
     from voxelmill.fingerprint import Fingerprint
+    from voxelmill.status import check_raw
     from voxelmill.summary import plan_tables
 
-    job = _job(out, options)
-    found = Fingerprint.load(out)
+    job = _job(out, options, frozen=frozen)
+    found = Fingerprint.load(out) if job.frozen is None else None
+    if found is None:
+        check_raw(job.out)
     with job.hold("plan"):
-        made = job.plan(found)
+        made = job.refit() if found is None else job.plan(found)
     for table in plan_tables(made, out):
         _stdout().print(table)
+    if job.failed():
+        sys.exit(1)
 
 
 @app.command()
 @with_options
-def preprocess(out: Out, options: Options, share: ShareOf = None) -> None:
+def preprocess(out: Out, options: Options, share: ShareOf = None, frozen: PlanFile = None) -> None:
     """Last stage: the raw store into the training store, as OUT/plan.json says."""
-    from voxelmill.plan import Plan
-
     if options.dry_run:
         return typer.echo(options.job_script(out))
-    made = Plan.load(out)
-    job = _job(out, options, share)
-    made = job.adopt(made)
-    cases = job.planned_cases(made)
+    job = _job(out, options, share, frozen)
+    made = job.planned()
     with job.hold("preprocess") as lease:
+        made = made or job.refit()
+        cases = sorted({*job.planned_cases(made), *job.failed()})
         with _engine(job, options, lease) as engine, job.reporting(cases):
             job.preprocess(made, engine)
         _finish(job.report(cases), out)
@@ -228,14 +244,15 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
-    except (ClusterLostError, LeaseLostError) as error:
+    except (ClusterLostError, DiskError, LeaseLostError) as error:
         _fail(str(error), 1)
     except VoxelmillError as error:
         _fail(str(error), 2)
     except (StoppedError, KeyboardInterrupt):
         _fail("stopped. Run the same command again to go on from here.", 143 if _terminated.is_set() else 130)
     except OSError as error:
-        _fail(f"{system_reason(error)}. Check that OUT can be written and its disk has room.", 1)
+        hint = f"{system_reason(error)}. Check that OUT can be written and its disk has room."
+        _fail(disk_message(error) or hint, 1)
     except Exception as error:
         _fail(f"{place(error)}. This is a bug; OUT/logs has where.", 1)
 
@@ -285,12 +302,14 @@ def _say_sources(cases: int, skipped: tuple[str, ...]) -> None:
     logger.info("found %d case%s%s", cases, "" if cases == 1 else "s", left_out)
 
 
-def _job(out: Path, options: Options, share: str | None = None) -> Job:
+def _job(out: Path, options: Options, share: str | None = None, frozen: Path | None = None) -> Job:
+    from voxelmill.frozen import load_frozen
     from voxelmill.pipeline import Job
     from voxelmill.share import Share
 
     mine = None if share is None else Share.parse(share)
-    return Job(out, options.load(), options.restart, mine)
+    plan = None if frozen is None else load_frozen(frozen)
+    return Job(out, options.load(), options.restart, mine, plan)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -41,14 +42,27 @@ class Document(Model):
             If it is not there, or is not what this version writes.
         """
         try:
-            return cls.model_validate_json((out / cls.FILE).read_bytes())
+            content = (out / cls.FILE).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"{cls.FILE} is not in OUT. Run `{cls.COMMAND}` first.") from None
+        return cls.parse(content, f"{cls.FILE} in OUT")
+
+    @classmethod
+    def parse(cls, content: bytes, what: str) -> Self:
+        """The record that a file holds; `what` tells a user which.
+
+        Raises
+        ------
+        StoreError
+            If it is not what this version writes.
+        """
+        try:
+            return cls.model_validate_json(content)
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
             raise StoreError(
-                f"{cls.FILE} in OUT is damaged or of another version ({where + ': ' if where else ''}"
+                f"{what} is damaged or of another version ({where + ': ' if where else ''}"
                 f"{problem['msg']}). Run `{cls.COMMAND}` again."
             ) from None
 
@@ -56,8 +70,13 @@ class Document(Model):
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that a reader, or a power cut, finds the old one or the new one."""
     partial = partial_name(path)
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the first error says more
+            partial.unlink()
+        raise

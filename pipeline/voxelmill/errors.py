@@ -4,6 +4,26 @@ Each message has four parts, in one or two sentences: what is wrong, what was fo
 expected, where, and what to do. It never holds a file name, since a file name can hold a patient's name.
 """
 
+import errno
+
+CANNOT_WRITE = {
+    errno.ENOSPC: ("OUT's disk is full", "make room"),
+    errno.EDQUOT: ("the quota of OUT's disk is used up", "make room"),
+    errno.EROFS: ("OUT's disk cannot be written any more", "see that it can be"),
+}
+"""What is wrong and what to do, for errors that come of writing alone: SOURCE is read, so they are OUT's.
+
+Whatever else is written after one of them fails as well: no other case can succeed.
+"""
+
+
+def disk_message(error: OSError) -> str | None:
+    """The line for an error of OUT's disk; None for any other."""
+    if error.errno not in CANNOT_WRITE:
+        return None
+    what, remedy = CANNOT_WRITE[error.errno]
+    return f"{what} ({error.strerror}). What is written stays: {remedy} and run the same command again."
+
 
 class VoxelmillError(Exception):
     """Base of all errors that voxelmill raises on purpose; shown as one line."""
@@ -59,6 +79,10 @@ class StageError(VoxelmillError):
 
 class ClusterLostError(VoxelmillError):
     """No worker or no scheduler is left: the run ends, what is written stays."""
+
+
+class DiskError(VoxelmillError):
+    """OUT's disk takes nothing more: the run ends, what is written stays."""
 
 
 class LeaseError(VoxelmillError):

@@ -38,7 +38,7 @@ from voxelmill.memory import Memory
 from voxelmill.partials import RUN, sweep
 from voxelmill.places import remember_place
 from voxelmill.readers import open_volume
-from voxelmill.records import CaseRecord, DatasetRecord, LabelRecord, RepairRecord, pack_facts
+from voxelmill.records import REVISION, CaseRecord, DatasetRecord, LabelRecord, RepairRecord, pack_facts
 from voxelmill.shards import ArrayWriter
 from voxelmill.share import Share
 from voxelmill.sources import CaseSource, Sources
@@ -88,6 +88,7 @@ def _cost(source: CaseSource) -> int:
 def dataset_record(sources: Sources, config: Config) -> DatasetRecord:
     """What the raw store's root says of the dataset."""
     return DatasetRecord(
+        revision=REVISION,
         channel_names=sources.channel_names,
         labels=sources.labels,
         ignore_label=sources.ignore_label,

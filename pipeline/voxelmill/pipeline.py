@@ -10,34 +10,43 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from voxelmill.cases import list_cases, read_dataset, read_remarks
 from voxelmill.cluster import connect, pending_jobs
 from voxelmill.config import Config, make_config
-from voxelmill.errors import ClusterLostError, ConfigError, MemoryLimitError, StoreError
+from voxelmill.errors import (
+    ClusterLostError,
+    ConfigError,
+    DiskError,
+    MemoryLimitError,
+    StoreError,
+    VoxelmillError,
+    disk_message,
+)
 from voxelmill.fingerprint import Fingerprint
+from voxelmill.frozen import adopt, check_words, fit_plan, load_frozen
 from voxelmill.graph import Device, Engine, Outcome, Watch
 from voxelmill.ingest import dataset_record
 from voxelmill.ingest import ingest as ingest_cases
 from voxelmill.lease import Lease, hold
 from voxelmill.memory import BASE_BYTES, Memory
-from voxelmill.plan import CHANGES_NO_VOXEL, Plan
+from voxelmill.partials import sweep
+from voxelmill.plan import Plan
 from voxelmill.planner import make_plan
 from voxelmill.preprocess import preprocess as preprocess_cases
-from voxelmill.progress import Reporter, log_to
+from voxelmill.progress import Reporter, log_to, say_failed
 from voxelmill.pseudonyms import check_mapping, write_mapping
-from voxelmill.report import Report, failed_cases, forget_reports, make_report, save_share
+from voxelmill.report import Report, forget_reports, make_report, save_share
 from voxelmill.resume import check_plan, check_sources, remember_sources
 from voxelmill.share import Share
 from voxelmill.sources import Sources, discover
 from voxelmill.statistics import find_odd_cases, make_fingerprint
-from voxelmill.status import read_status
+from voxelmill.status import check_raw, read_status
+from voxelmill.summary import say_memory
 from voxelmill.training import deal, training_cases
 
 if TYPE_CHECKING:
@@ -58,6 +67,7 @@ def run(
     *,
     config: Config | Mapping[str, Any] | None = None,
     client: Client | None = None,
+    plan: str | Path | None = None,
 ) -> Report:
     """Bring SOURCE through all stages into OUT.
 
@@ -72,6 +82,8 @@ def run(
         Settings; a mapping takes the names of `Config`'s fields.
     client : distributed.Client, optional
         Where to run; by default a local cluster is started with one worker process a core.
+    plan : path, optional
+        A plan.json whose decisions are taken, as for test images; no statistics are made.
 
     Returns
     -------
@@ -84,7 +96,7 @@ def run(
         If the run is refused before work begins.
     """
     settings = config if isinstance(config, Config) else make_config(dict(config or {}))
-    job = Job(Path(out), settings)
+    job = Job(Path(out), settings, frozen=None if plan is None else load_frozen(Path(plan)))
     sources = job.discover(Path(source))
     with job.hold("run") as lease:
         job.check(sources)
@@ -122,6 +134,7 @@ class Job:
     config: Config
     restart: bool = False
     share: Share | None = None
+    frozen: Plan | None = None
     command: str = "run"
     outcomes: list[Outcome] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
@@ -140,6 +153,18 @@ class Job:
             raise ConfigError(
                 "--restart would remove what other shares write. Run it without --share, then the shares."
             )
+        if self.frozen is not None:
+            self._freeze(self.frozen)
+
+    def _freeze(self, plan: Plan) -> None:
+        """Take all settings that matter from a plan."""
+        if self.share is not None:
+            raise ConfigError(
+                "--plan writes OUT/plan.json, which shares read. Run `voxelmill plan OUT` with it first, and "
+                "the shares without."
+            )
+        self.frozen = adopt(plan, self.config)
+        self.config = self.frozen.settings
 
     @contextmanager
     def hold(self, command: str) -> Iterator[Lease]:
@@ -152,6 +177,8 @@ class Job:
         """
         self.command = command
         with hold(self.out, command, self.share) as lease:
+            for folder in (self.out, self.out / "logs", self.out / "logs" / "in_place"):
+                sweep(folder, lease.live)  # small files that a killed run was writing
             yield lease
 
     def discover(self, source: Path) -> Sources:
@@ -162,6 +189,8 @@ class Job:
         if dicom.mapping is not None:
             check_mapping(dicom.mapping, self.out)
         sources = discover(source.absolute(), channels=self.config.channels, dicom=dicom, outside=outside)
+        if self.frozen is not None:
+            check_words(self.frozen, sources)
         nearest = next(p for p in (self.out, *self.out.parents) if p.exists())
         if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
             raise ConfigError(
@@ -184,19 +213,20 @@ class Job:
         mine = sources.cases if self.share is None else self.share.of(sources.cases)
         return [c.case for c in mine]
 
-    def adopt(self, plan: Plan) -> Plan:
-        """A plan with this run's memory; refused where other settings were said than it was made with."""
-        said = self.config.model_fields_set - CHANGES_NO_VOXEL - {"cluster", "no_worker_timeout"}
-        written, before = (c.model_dump(mode="json") for c in (self.config, plan.settings))
-        for name in sorted(said):
-            now, planned = written[name], before[name]
-            if now != planned:
-                raise ConfigError(
-                    f"setting {name!r} is {now!r}, plan.json was made with {planned!r}. Leave it out, or run "
-                    "`voxelmill plan OUT` with it first."
-                )
-        limit = self.config.memory_limit or plan.settings.memory_limit
-        return plan.model_copy(update={"settings": plan.settings.model_copy(update={"memory_limit": limit})})
+    def planned(self) -> Plan | None:
+        """OUT's plan under this run's words; None where it is still to be made of a frozen one.
+
+        Raises
+        ------
+        StoreError
+            If OUT holds no plan, or one that another version made.
+        """
+        if self.frozen is not None:
+            check_raw(self.out)
+            return None
+        plan = Plan.load(self.out)
+        read_dataset(self.out)
+        return adopt(plan, self.config)
 
     def planned_cases(self, plan: Plan) -> list[str]:
         """The cases that a share, or all, has shards of, sorted."""
@@ -206,39 +236,43 @@ class Job:
             names |= {c.case for c, shards in zip(cases, deal(cases, self.share), strict=True) if shards}
         return sorted(names)
 
-    def check_raw(self) -> None:
-        """Refuse to go on without a raw store, or with one that lacks cases and nobody says why."""
-        known = {*list_cases(self.out), *failed_cases(self.out)}
-        lacking = [case for case in read_dataset(self.out).cases if case not in known]
-        if lacking:
-            raise StoreError(
-                f"{len(lacking)} cases of SOURCE are not in the raw store, and none is reported as failed: "
-                f"{lacking[0]} is one. Run `voxelmill ingest`, or the share of it that ended early, again."
-            )
-
     def run(self, sources: Sources, engine: Engine) -> Report:
         """All stages."""
         cases = [c.case for c in sources.cases]
         with self.reporting(cases):
             self.ingest(sources, engine)
             if len(self.failed()) < len(cases):
-                fingerprint = self.fingerprint(engine)
-                plan = self.plan(fingerprint, engine.threads)
-                _say_memory(plan, engine.local_workers)
+                plan = self._make_plan(engine)
+                say_memory(plan, engine.local_workers)
                 self.preprocess(plan, engine)
         return self.report(cases)
 
+    def _make_plan(self, engine: Engine) -> Plan:
+        if self.frozen is not None:
+            return self.refit(engine.threads)
+        return self.plan(self.fingerprint(engine), engine.threads)
+
     @contextmanager
     def reporting(self, cases: Sequence[str]) -> Iterator[None]:
-        """Where the cluster is lost, report what the store lacks, and let the error pass."""
+        """Where the cluster is lost, or OUT's disk, report what the store lacks, and let the error pass."""
         try:
             yield
-        except ClusterLostError as lost:
+        except (ClusterLostError, DiskError) as error:
+            self._report_lost(cases, error)
+            raise
+        except OSError as error:
+            if line := disk_message(error):
+                self._report_lost(cases, DiskError(line))
+                raise DiskError(line) from None
+            raise
+
+    def _report_lost(self, cases: Sequence[str], error: VoxelmillError) -> None:
+        """Every case that is not finished, with what ended the run; not, where OUT cannot be written."""
+        with suppress(StoreError, OSError):
             unfinished, failed = set(read_status(self.out).unfinished), self.failed()
-            cause = f"not finished: {lost}"
+            cause = f"not finished: {error}"
             self.outcomes += [Outcome("", c, cause=cause) for c in cases if c in unfinished - failed]
             self.report(cases)
-            raise
 
     def ingest(self, sources: Sources, engine: Engine) -> None:
         """Source files into the raw store."""
@@ -262,6 +296,18 @@ class Job:
     def plan(self, fingerprint: Fingerprint, threads: int = 1) -> Plan:
         """Decide everything and write plan.json; refused where it would mix with other settings."""
         plan = make_plan(fingerprint, self.config, threads)
+        return self._keep_plan(plan)
+
+    def refit(self, threads: int = 1) -> Plan:
+        """The frozen plan on the cases of OUT, into plan.json; cases that it is not for go no further."""
+        assert self.frozen is not None
+        plan, misfits = fit_plan(self.out, self.frozen, threads)
+        for case, cause in misfits.items():
+            say_failed("plan", case, cause)
+            self.outcomes.append(Outcome("plan", case, cause=cause))
+        return self._keep_plan(plan)
+
+    def _keep_plan(self, plan: Plan) -> Plan:
         check_plan(self.out, plan, self.restart)
         for configuration, reason in plan.left_out.items():
             logger.info("plan: %s is left out: %s", configuration, reason)
@@ -306,16 +352,3 @@ class Job:
         else:
             save_share(self.out, self.command, self.share, report)
         return report
-
-
-def _say_memory(plan: Plan, workers: int) -> None:
-    """What the run will take, and whether this machine has it."""
-    peak, total = max(plan.peak_bytes.values()), psutil.virtual_memory().total
-    logger.info("plan: a worker takes at most %.0f MiB of memory", peak / 2**20)
-    if workers * peak > total:
-        logger.warning(
-            "%d workers may take %.1f GiB, this machine has %.1f GiB: pass --memory-limit or fewer --workers",
-            workers,
-            workers * peak / 2**30,
-            total / 2**30,
-        )

@@ -17,12 +17,16 @@ import numpy as np
 from voxelmill.blocks import Work
 from voxelmill.config import Config, Configuration, Model
 from voxelmill.document import Document
+from voxelmill.errors import StoreError
 from voxelmill.fingerprint import Intensity
 from voxelmill.geometry import Box, Shape, Triple
 from voxelmill.kernels.axis import Rule
 
 CHANGES_NO_VOXEL = {"configurations", "memory_limit", "ingest", "repair"}
 """Settings that the voxels of one configuration do not depend on; a repair changes the case's `source`."""
+
+REVISION = 1
+"""Raised when a release makes other voxels, or another plan, of the same raw store and settings."""
 
 
 class CasePlan(Model):
@@ -88,7 +92,12 @@ class Plan(Document):
     FILE = "plan.json"
     COMMAND = "voxelmill plan OUT"
 
+    revision: int
+    """See `REVISION`."""
+
     version: str
+    """Of the release that made the plan: for people, since most releases change no voxel."""
+
     settings: Config
     channel_names: tuple[str, ...]
     intensity: dict[str, Intensity]
@@ -103,11 +112,25 @@ class Plan(Document):
     peak_bytes: dict[str, int]
     """Resident memory of one worker process at most, per stage, base included."""
 
+    def check_revision(self) -> None:
+        """Refuse a plan whose decisions this release would carry out otherwise.
+
+        Raises
+        ------
+        StoreError
+            If it is of another revision.
+        """
+        if self.revision != REVISION:
+            raise StoreError(
+                f"the plan is of another version: its revision was {self.revision}, is {REVISION}. Run "
+                "`voxelmill plan OUT --restart`, or use the version that made it."
+            )
+
     def token(self, configuration: Configuration, case: str) -> str:
         """Hash of everything that the voxels of one case depend on."""
         of = self.configurations[configuration]
         depends = {
-            "version": self.version,
+            "revision": self.revision,
             "settings": self.settings.model_dump(mode="json", exclude=CHANGES_NO_VOXEL),
             "channel_names": self.channel_names,
             "intensity": {
@@ -124,7 +147,8 @@ class Plan(Document):
 
     def decisions(self) -> dict[str, Any]:
         """All that the voxels depend on, as JSON values."""
-        values = self.model_dump(mode="json", exclude={"peak_bytes": True, "settings": CHANGES_NO_VOXEL})
+        left_out: dict[str, Any] = {"version": True, "peak_bytes": True, "settings": CHANGES_NO_VOXEL}
+        values = self.model_dump(mode="json", exclude=left_out)
         for of in values["configurations"].values():
             for row in of["cases"].values():
                 del row["read_bytes"]

@@ -6,7 +6,7 @@ Pure arithmetic: nothing here reads a voxel or a store.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from voxelmill.kernels.normalize import scheme_of
 from voxelmill.layout import chunk_shape, shard_shape
 from voxelmill.memory import Memory, SlabCost, mask_cost, merge_bytes, values_cost
 from voxelmill.patch import SMALL_PATCH, lowres_spacing, patch_size
-from voxelmill.plan import CasePlan, ConfigurationPlan, Plan
+from voxelmill.plan import REVISION, CasePlan, ConfigurationPlan, Plan
 from voxelmill.spacing import new_shape, separate_axis, target_spacing
 
 T = TypeVar("T")
@@ -59,11 +59,12 @@ def make_plan(fingerprint: Fingerprint, config: Config, threads: int = 1) -> Pla
             target_spacing=of_name,
             normalization=schemes,
             use_mask_for_norm=tuple(masked and scheme == "ZScoreNormalization" for scheme in schemes),
-            cases=_plan_cases(fingerprint, config, name, of_name),
+            cases=_plan_cases(fingerprint.cases, config, name, of_name),
         )
         for name, of_name in targets.items()
     }
     plan = Plan(
+        revision=REVISION,
         version=__version__,
         settings=config,
         channel_names=names,
@@ -76,6 +77,23 @@ def make_plan(fingerprint: Fingerprint, config: Config, threads: int = 1) -> Pla
     )
     memory = Memory(config.memory_limit, threads)
     return plan.model_copy(update={"peak_bytes": peak_bytes(plan, fingerprint, memory)})
+
+
+def refit(plan: Plan, cases: Mapping[str, CaseFingerprint], threads: int = 1) -> Plan:
+    """The same decisions for other cases: only their rows, and the memory that they take, are made anew.
+
+    Raises
+    ------
+    MemoryLimitError
+        If a piece of the training set does not fit into a worker's memory.
+    """
+    settings, memory = plan.settings, Memory(plan.settings.memory_limit, threads)
+    configurations = {
+        name: of.model_copy(update={"cases": _plan_cases(cases, settings, name, of.target_spacing)})
+        for name, of in plan.configurations.items()
+    }
+    other = plan.model_copy(update={"configurations": configurations})
+    return other.model_copy(update={"peak_bytes": _peak_bytes(other, cases, memory, other.needs_mask)})
 
 
 def _channel_names(fingerprint: Fingerprint, config: Config) -> tuple[str, ...]:
@@ -136,12 +154,12 @@ def _why_no_lowres(target: Triple, median: tuple[float, float, float], classes: 
 
 
 def _plan_cases(
-    fingerprint: Fingerprint, config: Config, name: Configuration, target: Triple
+    cases: Mapping[str, CaseFingerprint], config: Config, name: Configuration, target: Triple
 ) -> dict[str, CasePlan]:
     chunk = config.store.chunk or chunk_shape(target, name)
     return {
         case: _plan_case(facts, config, _case_target(facts, name, target), chunk)
-        for case, facts in fingerprint.cases.items()
+        for case, facts in cases.items()
     }
 
 
@@ -199,21 +217,29 @@ def peak_bytes(plan: Plan, fingerprint: Fingerprint, memory: Memory) -> dict[str
         If a piece of the training set does not fit.
     """
     cases = fingerprint.cases
+    is_masked = fingerprint.statistics_from != "label"
+    values = max(_values_bytes(c, memory) for c in cases.values())
+    merging = merge_bytes(len(plan.channel_names), len(cases))
+    masks = max(_mask_bytes(c, memory, is_masked) for c in cases.values())
+    return {
+        "fingerprint": memory.worker_bytes(max(merging, values, masks)),
+        **_peak_bytes(plan, cases, memory, is_masked or plan.needs_mask),
+    }
+
+
+def _peak_bytes(
+    plan: Plan, cases: Mapping[str, CaseFingerprint], memory: Memory, is_masked: bool
+) -> dict[str, int]:
+    """Of the stages that every run has."""
     shards = [
         fit_piece(plan.work(name, case), memory)[1]
         for name, of in plan.configurations.items()
         for case in of.cases
     ]
-    is_masked = fingerprint.statistics_from != "label"
-    masks = max(_mask_bytes(c, memory, is_masked or plan.needs_mask) for c in cases.values())
+    masks = [_mask_bytes(c, memory, is_masked) for c in cases.values()]
     tasks = {
         "ingest": max(_ingest_bytes(c, memory) for c in cases.values()),
-        "fingerprint": max(
-            merge_bytes(len(plan.channel_names), len(cases)),
-            *(_values_bytes(c, memory) for c in cases.values()),
-            masks if is_masked else 0,
-        ),
-        "preprocess": max(*shards, masks),
+        "preprocess": max(*shards, *masks),
     }
     return {stage: memory.worker_bytes(task) for stage, task in tasks.items()}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,11 +120,22 @@ def _bar(console: Console) -> Progress:
     )
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written stops nothing: whoever writes what matters says why, in one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_to(folder: Path, name: str = "voxelmill.log") -> Iterator[None]:
     """Everything, the places of errors too, into a file of the folder for as long as this lasts."""
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / name)
+    handler = _LogFile(folder / name)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     previous, logger.level = logger.level, logging.DEBUG

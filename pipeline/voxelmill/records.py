@@ -6,15 +6,20 @@ Records only: pydantic models, and facts as JSON values. Ingest writes them, `ca
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from pydantic import ValidationError
 
 from voxelmill.config import Model
+from voxelmill.errors import StoreError
 from voxelmill.geometry import Geometry, Matrix, Shape, Triple
 from voxelmill.kernels.facts import Facts
 from voxelmill.memory import SlabCost, read_bytes
 from voxelmill.volume import Array
+
+REVISION = 1
+"""Raised when a release reads other voxels or facts from the same source and settings."""
 
 
 class RepairRecord(Model):
@@ -26,6 +31,9 @@ class RepairRecord(Model):
 
 class DatasetRecord(Model):
     """What the raw store knows of the dataset; attributes of its root group."""
+
+    revision: int
+    """See `REVISION`."""
 
     channel_names: tuple[str, ...] | None
     labels: dict[str, int | list[int]] | None
@@ -43,6 +51,25 @@ class DatasetRecord(Model):
             return None
         values = [v if isinstance(v, list) else [v] for v in self.labels.values()]
         return frozenset({0}.union(*values))
+
+    @classmethod
+    def read(cls, attributes: dict[str, Any]) -> Self:
+        """The record that a group's attributes hold.
+
+        Raises
+        ------
+        StoreError
+            If they are not what this version writes.
+        """
+        try:
+            return cls.model_validate(attributes)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise StoreError(
+                f"OUT's raw store is damaged or of another version ({where}: {problem['msg']}). Run "
+                "`voxelmill ingest SOURCE OUT --restart`, or use another OUT."
+            ) from None
 
 
 class LabelRecord(Model):

@@ -17,6 +17,7 @@ from voxelmill.checksum import source_digest
 from voxelmill.config import Config
 from voxelmill.errors import SettingsChangedError, StoreError
 from voxelmill.fingerprint import Fingerprint
+from voxelmill.frozen import adopt
 from voxelmill.graph import Engine, task
 from voxelmill.ingest import dataset_record, ingest
 from voxelmill.memory import Memory
@@ -75,7 +76,7 @@ def repair(job: Job, found: Finding, source: Path | None, engine: Engine) -> Non
 def _plan(job: Job) -> Plan | None:
     """The plan that there is, with this run's memory."""
     with suppress(StoreError):
-        return job.adopt(Plan.load(job.out))
+        return adopt(Plan.load(job.out), job.config)
     return None
 
 

@@ -50,7 +50,7 @@ def check_sources(
     if attributes is None:
         return
     present = store.list_groups(root)
-    before, now = _facts_depend_on(DatasetRecord.model_validate(attributes)), _facts_depend_on(dataset)
+    before, now = _read_dependencies(attributes, restart), _facts_depend_on(dataset)
     if before != now:
         stale, change = present, _difference(before, now)
     else:
@@ -103,7 +103,7 @@ def check_plan(out: Path, plan: Plan, restart: bool) -> None:
     if not stale:
         return
     if not restart:
-        change = "the dataset's statistics"
+        change = "plan.json, which said how, is gone, damaged or of another version"
         with suppress(StoreError):
             change = _difference(Plan.load(out).decisions(), plan.decisions())
         raise SettingsChangedError(
@@ -113,13 +113,23 @@ def check_plan(out: Path, plan: Plan, restart: bool) -> None:
         store.remove_group(out / store.TRAINING, f"{configuration}/{case}")
 
 
+def _read_dependencies(attributes: dict[str, Any], restart: bool) -> dict[str, Any] | None:
+    """What the raw store's facts depend on; None where that cannot be read and all is made again anyway."""
+    try:
+        return _facts_depend_on(DatasetRecord.read(attributes))
+    except StoreError:
+        if restart:
+            return None
+        raise
+
+
 def _facts_depend_on(dataset: DatasetRecord) -> dict[str, Any]:
-    return {**dataset.settings, "ignore_label": dataset.ignore_label}
+    return {"revision": dataset.revision, **dataset.settings, "ignore_label": dataset.ignore_label}
 
 
 def _token(out: Path, configuration: str, case: str) -> str | None:
     attributes = store.read_attributes(out / store.TRAINING, f"{configuration}/{case}")
-    return None if attributes is None else attributes["settings"]
+    return None if attributes is None else str(attributes.get("settings"))
 
 
 def _changed_cases(out: Path, sources: Sources, repair: RepairConfig, present: list[str]) -> dict[str, str]:

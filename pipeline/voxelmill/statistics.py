@@ -27,6 +27,7 @@ from voxelmill.kernels.facts import Facts
 from voxelmill.kernels.histogram import BINS, histogram_values, refine
 from voxelmill.kernels.keys import ZERO_KEY, is_narrow, keys_of, values_of
 from voxelmill.memory import CHANNELS_TOGETHER, FINE_HISTOGRAMS, Memory, fan_in, values_cost
+from voxelmill.records import CaseRecord
 
 COARSE_FROM = 8
 """Tasks for each thread, at least, where cases share tasks."""
@@ -142,8 +143,20 @@ def summarise(out: Path, case: str, masked: bool, memory: Memory) -> Summary:
     for channel, contribution in enumerate(contributions):
         if contribution is not None:
             coarse[channel] = _coarse_counts(raw, channel, zeros[channel]) / contribution.count
+    return Summary(
+        {case: case_facts(record)},
+        coarse,
+        [[] if c is None else [(c.mean, c.variance)] for c in contributions],
+        np.array([np.inf if c is None else c.low for c in contributions]),
+        np.array([-np.inf if c is None else c.high for c in contributions]),
+        frozenset() if record.label is None else frozenset(record.label.counts),
+    )
+
+
+def case_facts(record: CaseRecord) -> CaseFingerprint:
+    """What the plan needs of one case, without its histograms."""
     label = record.label
-    of_case = CaseFingerprint(
+    return CaseFingerprint(
         shape=record.shape,
         spacing=record.spacing,
         crop_box=record.crop_box,
@@ -155,14 +168,6 @@ def summarise(out: Path, case: str, masked: bool, memory: Memory) -> Summary:
         image_cost=record.image_cost,
         label_cost=record.label_cost,
         read_bytes=record.read_bytes,
-    )
-    return Summary(
-        {case: of_case},
-        coarse,
-        [[] if c is None else [(c.mean, c.variance)] for c in contributions],
-        np.array([np.inf if c is None else c.low for c in contributions]),
-        np.array([-np.inf if c is None else c.high for c in contributions]),
-        frozenset() if label is None else frozenset(label.counts),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxelmill import store
-from voxelmill.cases import RawCase, read_dataset
+from voxelmill.cases import RawCase, list_cases, read_dataset
 from voxelmill.config import Configuration
 from voxelmill.errors import StoreError
 from voxelmill.fingerprint import Fingerprint
@@ -64,7 +64,7 @@ def read_status(out: Path) -> Status:
         If OUT holds nothing of a run.
     """
     cases = read_dataset(out).cases or tuple(store.list_groups(out / store.RAW))
-    stages = [_ingest(out, cases), _document(out, "fingerprint", Fingerprint), _document(out, "plan", Plan)]
+    stages = [_ingest(out, cases), *_documents(out)]
     if stages[-1].done:
         plan = Plan.load(out)
         stages += [_preprocess(out, plan, configuration, cases) for configuration in plan.configurations]
@@ -74,11 +74,36 @@ def read_status(out: Path) -> Status:
     return replace(found, failed={case: causes[case] for case in found.unfinished if case in causes})
 
 
+def check_raw(out: Path) -> None:
+    """Refuse to go on without a raw store, or with one that lacks cases and nobody says why.
+
+    Raises
+    ------
+    StoreError
+        Naming one of them.
+    """
+    known = {*list_cases(out), *failed_cases(out)}
+    lacking = [case for case in read_dataset(out).cases if case not in known]
+    if lacking:
+        raise StoreError(
+            f"{len(lacking)} cases of SOURCE are not in the raw store, and none is reported as failed: "
+            f"{lacking[0]} is one. Run `voxelmill ingest`, or the share of it that ended early, again."
+        )
+
+
 def _ingest(out: Path, cases: Sequence[str]) -> StageStatus:
     with ThreadPoolExecutor(LOOKED_AT_TOGETHER) as threads:
         whole = list(threads.map(lambda case: RawCase(out, case).is_whole, cases))
     unfinished = tuple(case for case, is_whole in zip(cases, whole, strict=True) if not is_whole)
     return StageStatus("ingest", "cases", sum(whole), len(cases), unfinished)
+
+
+def _documents(out: Path) -> list[StageStatus]:
+    """Fingerprint and plan; a plan without a fingerprint was made of a frozen one, which needs none."""
+    plan = _document(out, "plan", Plan)
+    if plan.done and not (out / Fingerprint.FILE).exists():
+        return [plan]
+    return [_document(out, "fingerprint", Fingerprint), plan]
 
 
 def _document(out: Path, name: str, kind: type[Fingerprint] | type[Plan]) -> StageStatus:

@@ -1,21 +1,26 @@
 """Tables for people: what the fingerprint found, and what the plan will do and take.
 
-In: a Fingerprint or a Plan. Out: rich tables. Reads nothing but the free space of OUT's disk.
+In: a Fingerprint or a Plan. Out: rich tables, and lines of log. Reads nothing but the free space of OUT's
+disk and the memory of this machine.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from voxelmill.fingerprint import Fingerprint
 from voxelmill.plan import ConfigurationPlan, Plan
 from voxelmill.status import Status
+
+logger = logging.getLogger("voxelmill")
 
 FEW = 5
 """Names of unfinished cases shown."""
@@ -115,3 +120,16 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} TiB"
+
+
+def say_memory(plan: Plan, workers: int) -> None:
+    """What the run will take, and whether this machine has it."""
+    peak, total = max(plan.peak_bytes.values()), psutil.virtual_memory().total
+    logger.info("plan: a worker takes at most %.0f MiB of memory", peak / 2**20)
+    if workers * peak > total:
+        logger.warning(
+            "%d workers may take %.1f GiB, this machine has %.1f GiB: pass --memory-limit or fewer --workers",
+            workers,
+            workers * peak / 2**30,
+            total / 2**30,
+        )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, Literal
 
 from distributed import Client, LocalCluster
 
-from voxelmill.errors import StageError
+from voxelmill.errors import DiskError, StageError
 from voxelmill.graph.tasks import Outcome, Task
 from voxelmill.graph.window import Watch, execute
 from voxelmill.progress import Reporter, say_failed
@@ -74,11 +75,20 @@ class Engine:
 
         `kept` more were found done. Returns what became of each case: voxels and seconds added up, and the
         cause of its first failure.
+
+        Raises
+        ------
+        DiskError
+            If OUT takes nothing more: no task is begun after that, those that run come to their end.
         """
         cases: dict[str, Outcome] = {}
+        full: list[str] = []
         told: set[str] = set()  # a preparation that failed comes once for each of its shards
         with self.reporter.stage(stage, total, kept) as progress:
-            for outcome in execute(tasks, self.client, self.watch):
+            for outcome in execute(takewhile(lambda _: not full, tasks), self.client, self.watch):
+                if outcome.trouble == "disk":
+                    full.append(outcome.cause or "")
+                    continue
                 if outcome.cause is not None and outcome.name not in told:
                     told.add(outcome.name)
                     progress.failed(outcome.case, outcome.cause, outcome.details)
@@ -86,6 +96,8 @@ class Engine:
                     progress.advance(outcome.value or 0)
                 cases[outcome.case] = _add(cases.get(outcome.case), outcome, stage)
                 self._note(stage, outcome)
+            if full:
+                raise DiskError(full[0])
         return list(cases.values())
 
     def refuse(self, stage: str, case: str, cause: str) -> Outcome:
@@ -103,6 +115,8 @@ class Engine:
         """
         with self.reporter.stage(stage, 1, 0) as progress:
             (outcome,) = execute([root], self.client, self.watch)
+            if outcome.trouble == "disk":
+                raise DiskError(outcome.cause)
             progress.advance(0)
         self._note(stage, outcome)
         if outcome.cause is not None:

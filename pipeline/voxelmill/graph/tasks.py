@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from voxelmill.errors import MemoryLimitError, VoxelmillError
+from voxelmill.errors import MemoryLimitError, VoxelmillError, disk_message
 from voxelmill.kernels.backend import on_device
 from voxelmill.memory import PeakMeter
 from voxelmill.partials import RUN, working_for
@@ -25,7 +25,7 @@ from voxelmill.traces import place, system_reason, trace
 
 Key = tuple[str, str, str]
 
-Trouble = Literal["refused", "lost", "passing", "memory"]
+Trouble = Literal["refused", "lost", "passing", "memory", "disk"]
 
 PASSING = {
     errno.EAGAIN,
@@ -70,7 +70,7 @@ class Outcome:
     trouble : str or None
         What kind of failure decides what is done about it. "refused": it would not fit into the memory it was
         given; "lost": it came to no end of its own, its worker is gone; "passing": the same may work a moment
-        later; "memory": the machine had none left. None: it would fail again.
+        later; "memory": the machine had none left; "disk": OUT takes nothing more. None: it would fail again.
     """
 
     name: str
@@ -291,6 +291,8 @@ def _explain(error: Exception) -> tuple[str, Trouble | None]:
     if isinstance(error, MemoryError):
         return "out of memory. Run with fewer workers, or on a machine with more memory.", "memory"
     if isinstance(error, OSError):
+        if line := disk_message(error):
+            return line, "disk"
         what = system_reason(error)
         passing = error.errno in PASSING
         return f"{what}. Check that OUT and SOURCE can be used and run again.", "passing" if passing else None
