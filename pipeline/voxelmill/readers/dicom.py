@@ -6,6 +6,7 @@ one slope and intercept hold for all slices; where they differ, values are resca
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from voxelmill.readers.common import Hints
 from voxelmill.readers.dicom_files import dicom_files
 from voxelmill.readers.dicom_series import Slice, choose_series, describe, read_slices, sort_slices
 from voxelmill.volume import Convert, Slab, Volume, put
+
+warnings.filterwarnings("ignore", module=r"pydicom\.")  # they quote values, and go to the terminal
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
@@ -74,7 +77,11 @@ def _decode(piece: Slice) -> npt.NDArray[Any]:
         data = pydicom.dcmread(piece.path)
         syntax = data.file_meta.TransferSyntaxUID.name
         pixels: npt.NDArray[Any] = data.pixel_array
-    except Exception as error:  # whatever a pixel handler raises; it may quote names and tags
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # whatever a pixel handler raises, a panic of Rust's too; it may quote names
         raise FormatError(
             f"{describe(piece)} does not decode from {syntax} ({type(error).__name__}). "
             "Restore the file from its source."

@@ -12,7 +12,8 @@ import numpy as np
 
 from voxelmill.errors import FormatError, SpacingError
 from voxelmill.readers.common import Hints, PackedVolume, Packing
-from voxelmill.readers.itk import Header, integer, read_header
+from voxelmill.readers.fields import add_field, check_numbers, integer, sizes
+from voxelmill.readers.itk import Header, read_header
 from voxelmill.volume import Volume
 
 _TYPES = {
@@ -29,6 +30,8 @@ _TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
+_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
+_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
@@ -39,6 +42,7 @@ def open_volume(path: Path, hints: Hints) -> Volume:
             "the MetaImage header has no ElementSpacing. Add it, or a `spacing` column to a manifest."
         )
     data = _data_file(path, fields)
+    _check_fields(fields)
     header = read_header(path)
     packing = _packing(data, fields, end if data == path else 0, header)
     return PackedVolume(header.geometry, packing, channels=header.channels)
@@ -55,8 +59,23 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
                     "the MetaImage header ends without ElementDataFile, or has a line that is not "
                     "'Key = value'. Restore the file."
                 )
-            fields[key.strip()] = value.strip()
+            add_field(fields, key.strip(), value.strip())
         return fields, file.tell()
+
+
+def _check_fields(fields: dict[str, str]) -> None:
+    """Refuse numbers that are none before ITK sees them."""
+    axes = integer(fields, "NDims")
+    if not 2 <= axes <= 4:
+        raise FormatError(f"NDims in the MetaImage header is {axes}; 2 to 4 are read. Mend the header.")
+    sizes(fields, "DimSize", axes)
+    _dtype(fields)
+    if "ElementNumberOfChannels" in fields:
+        sizes(fields, "ElementNumberOfChannels", 1)
+    for key in _VECTORS:
+        check_numbers(fields, key, axes)
+    for key in _MATRICES:
+        check_numbers(fields, key, axes * axes)
 
 
 def _data_file(path: Path, fields: dict[str, str]) -> Path:
