@@ -209,7 +209,7 @@ def _line(rng, data):
     lines = data.split(b"\n")
     n = rng.randrange(min(len(lines), 20))
     lines[n : n + 1] = rng.choice(
-        [[], [lines[n]] * 2, [lines[n] + b" 1" * 1000], [b""], [lines[n].split(b":")[0]]]
+        [[], [lines[n]] * 2, [lines[n] + b" 1" * 600], [b""], [lines[n].split(b":")[0]]]
     )
     return b"\n".join(lines)
 

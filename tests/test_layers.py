@@ -14,7 +14,7 @@ PACKAGE = Path(voxelmill.__file__).parent
 
 # A module imports modules of its own row and of the rows above it. The last row whose name fits decides.
 RANKS = [
-    {"errors", "geometry", "partials"},
+    {"errors", "geometry", "partials", "nanny"},
     {"volume", "config", "spacing", "patch", "share", "processes"},
     {"kernels"},
     {"readers", "sources", "manifest", "checksum", "layout", "memory", "blocks", "document", "phantoms"},

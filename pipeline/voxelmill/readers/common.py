@@ -157,6 +157,8 @@ class PackedVolume(Volume):
         return self._bytes() // self.geometry.shape[0]
 
     def _check_size(self) -> None:
+        if min(self._packing.skip, self._packing.offset) < 0:
+            raise FormatError("the header puts the voxels before the file begins. Mend the header.")
         held = self._packing.path.stat().st_size - self._packing.offset
         wanted = self._bytes() + self._packing.skip
         if self._packing.codec is not None:

@@ -31,6 +31,7 @@ _TYPES = {
     "MET_DOUBLE": "f8",
 }
 _VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
+_SCALARS = ("CompressedDataSize", "HeaderSize", "ElementMin", "ElementMax")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 
 
@@ -72,6 +73,8 @@ def _check_fields(fields: dict[str, str]) -> None:
     _dtype(fields)
     if "ElementNumberOfChannels" in fields:
         sizes(fields, "ElementNumberOfChannels", 1)
+    for key in _SCALARS:
+        check_numbers(fields, key, 1)
     for key in _VECTORS:
         check_numbers(fields, key, axes)
     for key in _MATRICES:
@@ -85,6 +88,8 @@ def _data_file(path: Path, fields: dict[str, str]) -> Path:
             "the MetaImage header names one data file per slice; one for all slices is read. "
             "Convert the file."
         )
+    if not name:
+        raise FormatError("ElementDataFile in the MetaImage header is empty. Mend the header.")
     data = path if name.upper() == "LOCAL" else path.parent / name
     data.stat()  # a missing file is told apart from a wrong header
     return data
