@@ -34,7 +34,7 @@ def test_damaged_files_are_read_or_refused(kind):
 
 
 class TestWhatTheFuzzerFound:
-    """Each in the smallest file; before, the first two ended the process, the others took memory."""
+    """Each in the smallest file; before, the first three ended the process, the others took memory."""
 
     def refused(self, path, match):
         with pytest.raises(FormatError, match=match):
@@ -51,6 +51,10 @@ class TestWhatTheFuzzerFound:
         wrong = b"kinds: domain domain domain" + b" 1" * 600
         path = self.damaged("nrrd", "plain", tmp_path, b"kinds: domain domain domain", wrong)
         self.refused(path, "'kinds' in the header is longer than 500 characters")
+
+    def test_a_long_line_that_is_no_field(self, tmp_path):
+        path = self.damaged("nrrd", "plain", tmp_path, b"encoding: raw", b"encoding: raw\n" + b"1 " * 600)
+        self.refused(path, "has a line that is not 'field: value'")
 
     def test_a_number_of_axes_below_zero(self, tmp_path):
         path = self.damaged("metaimage", "plain", tmp_path, b"NDims = 3", b"NDims = -1")

@@ -55,8 +55,12 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
         if not file.readline(80).startswith(b"NRRD"):
             raise FormatError("the file does not start with 'NRRD'. Restore it, or convert it again.")
         while line := file.readline(1 << 20).decode("utf-8", "surrogateescape").strip():
+            if line.startswith("#"):
+                continue
             name, colon, value = line.partition(":")
-            if colon and not line.startswith("#") and not value.startswith("="):
+            if not colon:
+                raise FormatError("the NRRD header has a line that is not 'field: value'. Mend the header.")
+            if not value.startswith("="):
                 add_field(fields, name.lower().replace(" ", ""), value.strip())
         return fields, file.tell()
 

@@ -103,8 +103,11 @@ def _open_array(folder: Path, path: str) -> zarr.Array[Any]:
             "level 0 of the OME-Zarr image is missing, or is no array that zarr reads "
             f"({type(error).__name__}). {_RESTORE}"
         ) from None
-    if not all(array.shape):
-        raise FormatError(f"level 0 of the OME-Zarr image is empty, of shape {array.shape}. {_RESTORE}")
+    if not all(array.shape) or not all(array.chunks):
+        raise FormatError(
+            f"level 0 of the OME-Zarr image is empty, of shape {array.shape} in chunks of {array.chunks}. "
+            f"{_RESTORE}"
+        )
     _check_chunks(array)
     return array
 
