@@ -353,8 +353,8 @@ def test_a_task_that_kills_its_worker_is_one_bad_task(cluster):
     assert isinstance(bad, Outcome)
     assert bad.case == "case"
     assert bad.cause == (
-        "its worker died three times while working on it, most likely out of memory or in a crash of "
-        "a native library. It was skipped; rerun with fewer workers or more memory."
+        "its worker died three times while working on it: it was killed (SIGKILL), most likely for lack of "
+        "memory by the batch system. It was skipped. Rerun with fewer workers or more memory."
     )
     assert [name for name, o in found.items() if o.cause is not None] == []
     assert {o.value for o in found.values()} == {2 * i for i in range(count) if i != place}

@@ -14,7 +14,7 @@ PACKAGE = Path(voxelmill.__file__).parent
 
 # A module imports modules of its own row and of the rows above it. The last row whose name fits decides.
 RANKS = [
-    {"errors", "geometry", "partials", "traces", "enclosed"},
+    {"errors", "geometry", "partials", "traces", "enclosed", "nanny"},
     {"volume", "model", "dicom_config", "config", "spacing", "patch", "share", "processes"},
     {"pseudonyms", "manifest"},
     {"kernels"},

@@ -65,7 +65,9 @@ export DASK_CONFIG=${DASK_CONFIG:-$(python -c "$settings")}
 # No web pages, which anyone on the network could read.
 both=(--scheduler-file "$address" --no-dashboard --dashboard-address 127.0.0.1:0 "${network[@]}")
 # One thread a worker: a task computes on one core. No memory limit of Dask's own: tasks keep to voxelmill's.
-worker=(dask worker "${both[@]}" --nthreads 1 --memory-limit 0 --death-timeout 300 --preload voxelmill.worker)
+export PYTHONFAULTHANDLER=1 # a crash of a native library leaves its Python stack in the worker's log
+worker=(dask worker "${both[@]}" --nthreads 1 --memory-limit 0 --death-timeout 300
+    --preload voxelmill.worker --preload-nanny voxelmill.nanny)
 
 # However this ends: the scheduler is stopped, which ends workers; what is there 5 s later is told to go.
 # shellcheck disable=SC2317 # the trap calls it

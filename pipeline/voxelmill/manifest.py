@@ -26,7 +26,7 @@ def read_json(path: Path, what: str) -> Any:
     """The content of a JSON file; `what` names it in the error."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         where = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise SourceError(f"{what} is no JSON{where}. Correct it.") from None
 

@@ -66,7 +66,7 @@ def _labels(labels: Any) -> dict[str, int | list[int]]:
     if (
         isinstance(labels, dict)
         and labels
-        and all(isinstance(v, str) and k.isdigit() for k, v in labels.items())
+        and all(isinstance(v, str) and k.isdecimal() for k, v in labels.items())
     ):
         labels = {name: int(value) for value, name in labels.items()}
     if not isinstance(labels, dict) or not all(_is_class(value) for value in labels.values()):
@@ -82,9 +82,9 @@ def _is_class(value: Any) -> bool:
     return bool(values) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
 
 
-def _images_tr(source: Path, ending: str, channels: int) -> tuple[tuple[CaseSource, ...], tuple[str, ...]]:
+def _images_tr(source: Path, ending: Any, channels: int) -> tuple[tuple[CaseSource, ...], tuple[str, ...]]:
     """Every case that imagesTr or labelsTr speaks of; what it lacks is missed when it is read."""
-    if ending.lower() not in readers.known_endings():
+    if not isinstance(ending, str) or ending.lower() not in readers.known_endings():
         known = ", ".join(readers.known_endings())
         raise SourceError(f"dataset.json has file_ending {ending!r}; known are {known}. Convert the files.")
     images, labels = source / "imagesTr", source / "labelsTr"

@@ -10,4 +10,5 @@
 #PBS --one-more-word
 module load python
 export DASK_CONFIG=/env/voxelmill/dask.yaml
-/env/bin/python -m distributed.cli.dask_worker tcp://<address of the scheduler>:8786 --name voxelmill-0 --nthreads 1 --memory-limit 4.00GiB --nworkers 4 --nanny --death-timeout 60 --no-dashboard --preload voxelmill.worker --lifetime 38880s --lifetime-stagger 2160s --interface lo
+export PYTHONFAULTHANDLER=1
+/env/bin/python -m distributed.cli.dask_worker tcp://<address of the scheduler>:8786 --name voxelmill-0 --nthreads 1 --memory-limit 4.00GiB --nworkers 4 --nanny --death-timeout 60 --no-dashboard --preload voxelmill.worker --preload-nanny voxelmill.nanny --lifetime 38880s --lifetime-stagger 2160s --interface lo

@@ -51,6 +51,7 @@ def start_on_gpus() -> Iterator[Client]:
             dashboard_address=f"127.0.0.1:{dashboard_port()}",
             silence_logs=logging.CRITICAL,
             preload=["voxelmill.worker"],
+            preload_nanny=["voxelmill.nanny"],
         )
     with cluster, Client(cluster) as client:
         introduce(client)

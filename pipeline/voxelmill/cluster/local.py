@@ -34,6 +34,7 @@ def start_local(workers: int) -> Iterator[Client]:
             memory_limit=0,
             silence_logs=logging.CRITICAL,
             preload="voxelmill.worker",
+            preload_nanny="voxelmill.nanny",
         )
     with local, Client(local) as client:
         introduce(client)

@@ -166,7 +166,11 @@ class Jobs:
             "job_name": "voxelmill",
             "log_directory": self._configured("log-directory") or str(self.logs),
             "job_extra_directives": self._directives(),
-            "job_script_prologue": [*self._list("job_script_prologue"), f"export DASK_CONFIG={DASK_CONFIG}"],
+            "job_script_prologue": [
+                *self._list("job_script_prologue"),
+                f"export DASK_CONFIG={DASK_CONFIG}",
+                "export PYTHONFAULTHANDLER=1",  # a crash leaves its Python stack in the job's log
+            ],
             "worker_extra_args": self._worker_arguments(),
         }
 
@@ -192,7 +196,8 @@ class Jobs:
             if seconds:
                 lifetime = ["--lifetime", f"{seconds:.0f}s", "--lifetime-stagger", f"{seconds / 18:.0f}s"]
         gpu = ["--resources", f"GPU={self.threads}"] if self.on_gpu else []
-        return [*stated, "--no-dashboard", "--preload", "voxelmill.worker", *lifetime, *gpu]
+        loaded = ["--preload", "voxelmill.worker", "--preload-nanny", "voxelmill.nanny"]
+        return [*stated, "--no-dashboard", *loaded, *lifetime, *gpu]
 
     @property
     def _walltime(self) -> float:

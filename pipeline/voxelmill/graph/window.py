@@ -25,6 +25,7 @@ from distributed import Client, Future
 from distributed.scheduler import KilledWorker
 
 from voxelmill.errors import ClusterLostError, LeaseError
+from voxelmill.graph.deaths import cause_of_death
 from voxelmill.graph.tasks import Key, Outcome, Task, graph_of
 from voxelmill.traces import trace
 
@@ -48,11 +49,6 @@ KEYS_KEPT = 5000
 
 SAY_SECONDS = 60.0
 """Time between two lines that say what is waited for."""
-
-KILLED = (
-    "its worker died three times while working on it, most likely out of memory or in a crash of "
-    "a native library. It was skipped; rerun with fewer workers or more memory."
-)
 
 
 @dataclass(frozen=True)
@@ -120,27 +116,30 @@ def _execute_on(client: Client, tasks: Iterator[Task], watch: Watch) -> Iterator
     To Dask every task that a dead worker had waiting is a suspect, not only the one it was running. When
     nothing else runs, nothing else is to blame.
     """
-    suspects: list[tuple[Task, Any]] = []
+    suspects: list[tuple[Task, KilledWorker | None]] = []
     window = _Window(client, watch)
     for of, result in window.results(tasks):
         if isinstance(result, KilledWorker):
-            suspects += [(part, result.task) for part in _apart(of)]
+            suspects += [(part, result) for part in _apart(of)]
         else:
             final, again, alone = sort_out(of, result)
             yield from final
             window.try_later(again)
             suspects += [(part, None) for part in alone]
-    guilty: dict[Any, str] = {}
-    for of, killer in suspects:
-        if killer not in guilty:  # what it waits for may have killed three more workers already
+    guilty: dict[Any, tuple[str, str]] = {}
+    for of, error in suspects:
+        if (
+            error is None or error.task not in guilty
+        ):  # what it waits for may have killed three more workers already
             ((_, result),) = _Window(client, watch).results(iter([of]))
             if isinstance(result, list):
                 yield from result
                 continue
-            killer = result.task
-            guilty[killer] = str(result)
+            error = result
+            guilty[error.task] = cause_of_death(client, error)
+        cause, details = guilty[error.task]
         for case in of.cases or [""]:
-            yield Outcome(of.name, case, cause=KILLED, details=guilty[killer])
+            yield Outcome(of.name, case, cause=cause, details=details)
 
 
 def _apart(of: Task) -> list[Task]:

@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
+
 from voxelmill.config import RepairConfig
 from voxelmill.enclosed import within
-from voxelmill.errors import FormatError
+from voxelmill.errors import FormatError, VoxelmillError
 from voxelmill.geometry import Triple
+from voxelmill.readers import inflate
 from voxelmill.readers.common import Hints, readable
 from voxelmill.readers.dicom_files import holds_dicom
 from voxelmill.readers.folders import TIFF_ENDINGS, holds_ome, tiff_files
@@ -102,11 +105,32 @@ def open_volume(
         found = find_format(path)
         if found is None:
             raise FormatError(_unknown(path))
-        volume: Volume = import_module(f"{__name__}.{found.module}").open_volume(
-            path, Hints(spacing, dicom_series, repair or RepairConfig(), is_label)
-        )
+        volume = _open(found, path, Hints(spacing, dicom_series, repair or RepairConfig(), is_label))
     if spacing is not None:
         volume.geometry = replace(volume.geometry, spacing=spacing)
+    return volume
+
+
+def _open(found: Format, path: Path, hints: Hints) -> Volume:
+    """Let a format's module read a header; what libraries raise over a damaged one is theirs to choose."""
+    module = import_module(f"{__name__}.{found.module}")
+    try:
+        with np.errstate(all="ignore"):  # numbers without sense are refused, not warned of
+            volume: Volume = module.open_volume(path, hints)
+    except (VoxelmillError, OSError):
+        raise
+    except inflate.ERRORS:
+        raise
+    except Exception as error:
+        raise FormatError(
+            f"the file is no {found.name}, or its header is damaged ({type(error).__name__}). "
+            "Restore it from its source."
+        ) from error
+    if min(volume.geometry.shape) < 1:
+        raise FormatError(
+            f"the image has {volume.geometry.shape} voxels (z, y, x); each axis needs one at least. "
+            "Restore the file from its source."
+        )
     return volume
 
 

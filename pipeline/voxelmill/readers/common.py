@@ -159,15 +159,17 @@ class PackedVolume(Volume):
         return self._bytes() // self.geometry.shape[0]
 
     def _check_size(self) -> None:
+        if min(self._packing.skip, self._packing.offset) < 0:
+            raise FormatError("the header puts the voxels before the file begins. Mend the header.")
         held = self._packing.path.stat().st_size - self._packing.offset
         wanted = self._bytes() + self._packing.skip
-        if self._packing.codec in ("gzip", "zlib"):
-            if wanted > inflate.MAX_RATIO * held:
+        if self._packing.codec is not None:
+            if wanted > inflate.MAX_RATIO[self._packing.codec] * held:
                 raise FormatError(
                     f"the header asks for {self._bytes()} bytes of voxels; {held} compressed bytes cannot "
                     "hold them. Restore the file, or mend its header."
                 )
-        elif self._packing.codec is None and not wanted <= held < wanted + self._slice_bytes():
+        elif not wanted <= held < wanted + self._slice_bytes():
             raise FormatError(_wrong_size(self._bytes(), max(held - self._packing.skip, 0)))
 
     def _check_end(self, stream: io.RawIOBase | io.BufferedIOBase) -> None:

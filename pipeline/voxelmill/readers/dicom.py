@@ -108,7 +108,11 @@ def _decode(piece: Slice) -> npt.NDArray[Any]:
             data = pydicom.dcmread(piece.path)
             syntax = data.file_meta.TransferSyntaxUID.name
             pixels: npt.NDArray[Any] = data.pixel_array
-    except Exception as error:  # whatever a pixel handler raises; it may quote names and tags
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # whatever a pixel handler raises, a panic of Rust's too; it may quote names
         raise FormatError(
             f"{describe(piece)} does not decode from {syntax} ({type(error).__name__}). "
             "Restore the file from its source."

@@ -21,7 +21,8 @@ except ImportError:
     zlib = standard_zlib
 
 ERRORS: tuple[type[Exception], ...] = (zlib.error, standard_zlib.error, EOFError)
-MAX_RATIO = 1032  # deflate cannot pack more bytes than this into one
+MAX_RATIO = {"gzip": 1032, "zlib": 1032, "bzip2": 1_600_000}
+"""Bytes that one compressed byte can stand for: deflate 258 in 2 bits, bzip2 46 million in a block of 30."""
 _CHUNK = 1 << 18
 HELD_BYTES = 24 * _CHUNK
 """Bytes that a stream holds at most: what was read, what it became, and what is left over."""

@@ -6,7 +6,6 @@ defaults are ITK's own. Reads no voxel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,14 +15,6 @@ import numpy as np
 
 from voxelmill.errors import FormatError
 from voxelmill.geometry import Geometry
-
-
-def integer(fields: Mapping[str, str], key: str) -> int:
-    """A whole number from a header; 0 where it is not stated."""
-    try:
-        return int(fields.get(key, "0"))
-    except ValueError:
-        raise FormatError(f"{key} in the header is not a whole number. Mend the header.") from None
 
 
 @dataclass(frozen=True)

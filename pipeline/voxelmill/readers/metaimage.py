@@ -12,7 +12,8 @@ import numpy as np
 
 from voxelmill.errors import FormatError, SpacingError
 from voxelmill.readers.common import Hints, PackedVolume, Packing, data_file
-from voxelmill.readers.itk import Header, integer, read_header
+from voxelmill.readers.fields import add_field, check_numbers, integer, sizes
+from voxelmill.readers.itk import Header, read_header
 from voxelmill.volume import Volume
 
 _TYPES = {
@@ -29,6 +30,9 @@ _TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
+_VECTORS = ("ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
+_SCALARS = ("CompressedDataSize", "HeaderSize", "ElementMin", "ElementMax")
+_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
@@ -39,6 +43,7 @@ def open_volume(path: Path, hints: Hints) -> Volume:
             "the MetaImage header has no ElementSpacing. Add it, or a `spacing` column to a manifest."
         )
     data = _data_file(path, fields)
+    _check_fields(fields)
     header = read_header(path)
     packing = _packing(data, fields, end if data == path else 0, header)
     return PackedVolume(header.geometry, packing, channels=header.channels)
@@ -55,8 +60,25 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
                     "the MetaImage header ends without ElementDataFile, or has a line that is not "
                     "'Key = value'. Restore the file."
                 )
-            fields[key.strip()] = value.strip()
+            add_field(fields, key.strip(), value.strip())
         return fields, file.tell()
+
+
+def _check_fields(fields: dict[str, str]) -> None:
+    """Refuse numbers that are none before ITK sees them."""
+    axes = integer(fields, "NDims")
+    if not 2 <= axes <= 4:
+        raise FormatError(f"NDims in the MetaImage header is {axes}; 2 to 4 are read. Mend the header.")
+    sizes(fields, "DimSize", axes)
+    _dtype(fields)
+    if "ElementNumberOfChannels" in fields:
+        sizes(fields, "ElementNumberOfChannels", 1)
+    for key in _SCALARS:
+        check_numbers(fields, key, 1)
+    for key in _VECTORS:
+        check_numbers(fields, key, axes)
+    for key in _MATRICES:
+        check_numbers(fields, key, axes * axes)
 
 
 def _data_file(path: Path, fields: dict[str, str]) -> Path:
@@ -66,6 +88,8 @@ def _data_file(path: Path, fields: dict[str, str]) -> Path:
             "the MetaImage header names one data file per slice; one for all slices is read. "
             "Convert the file."
         )
+    if not name:
+        raise FormatError("ElementDataFile in the MetaImage header is empty. Mend the header.")
     data = path if name.upper() == "LOCAL" else data_file(path, name)
     data.stat()  # a missing file is told apart from a wrong header
     return data

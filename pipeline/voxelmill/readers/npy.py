@@ -32,7 +32,9 @@ def open_volume(path: Path, hints: Hints) -> Volume:
 def _map(path: Path) -> np.memmap:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):
+    except OSError:
+        raise
+    except Exception:  # NumPy parses the header as Python, and asks for as much as it says
         raise FormatError(
             "the .npy file is cut short, or holds Python objects; an array of numbers is needed. "
             "Restore the file, or save the array again."

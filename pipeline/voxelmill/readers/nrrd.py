@@ -12,7 +12,8 @@ import numpy as np
 
 from voxelmill.errors import FormatError, SpacingError
 from voxelmill.readers.common import Hints, PackedVolume, Packing, data_file
-from voxelmill.readers.itk import Header, integer, read_header
+from voxelmill.readers.fields import add_field, check_numbers, integer, sizes
+from voxelmill.readers.itk import Header, read_header
 from voxelmill.volume import Volume
 
 _TYPES = {
@@ -40,6 +41,7 @@ def open_volume(path: Path, hints: Hints) -> Volume:
             "to a manifest."
         )
     data = _data_file(path, fields)
+    _check_fields(fields)
     header = read_header(path)
     _check_axes(fields, header)
     packing = _packing(data, fields, end if data == path else 0, header)
@@ -53,23 +55,38 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
         if not file.readline(80).startswith(b"NRRD"):
             raise FormatError("the file does not start with 'NRRD'. Restore it, or convert it again.")
         while line := file.readline(1 << 20).decode("utf-8", "surrogateescape").strip():
+            if line.startswith("#"):
+                continue
             name, colon, value = line.partition(":")
-            if colon and not line.startswith("#") and not value.startswith("="):
-                fields[name.lower().replace(" ", "")] = value.strip()
+            if not colon:
+                raise FormatError("the NRRD header has a line that is not 'field: value'. Mend the header.")
+            if not value.startswith("="):
+                add_field(fields, name.lower().replace(" ", ""), value.strip())
         return fields, file.tell()
+
+
+def _check_fields(fields: dict[str, str]) -> None:
+    """Refuse numbers that are none before ITK sees them."""
+    axes = integer(fields, "dimension")
+    if not 2 <= axes <= 4:
+        raise FormatError(f"dimension in the NRRD header is {axes}; 2 to 4 are read. Mend the header.")
+    sizes(fields, "sizes", axes)
+    _dtype(fields)
+    if "spaceorigin" in fields:
+        check_numbers(fields, "spaceorigin", fields["spaceorigin"].count(",") + 1)
 
 
 def _check_axes(fields: dict[str, str], header: Header) -> None:
     """ITK moves the axis of values to the front; only there the bytes lie as ITK says."""
-    sizes = [int(n) for n in fields["sizes"].split()]
+    lengths = [int(n) for n in fields["sizes"].split()]
     kinds = fields.get("kinds", "").lower().split()
     expected = [*reversed(header.geometry.shape)]
     expected = [header.channels, *expected] if header.is_interleaved else [*expected, header.channels]
     is_moved = header.is_interleaved and kinds and kinds[0] in _ON_GRID
-    if is_moved or [n for n in sizes if n > 1] != [n for n in expected if n > 1]:
+    if is_moved or [n for n in lengths if n > 1] != [n for n in expected if n > 1]:
         raise FormatError(
-            f"the NRRD file has sizes {sizes} of kinds {kinds}; a vector axis is read where it comes first. "
-            "Convert the file."
+            f"the NRRD file has sizes {lengths} of kinds {kinds}; a vector axis is read where it comes "
+            "first. Convert the file."
         )
 
 

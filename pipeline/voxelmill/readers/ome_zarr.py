@@ -26,6 +26,10 @@ from voxelmill.volume import Convert, Slab, Volume, put
 ONE_AT_A_TIME = {"threading.max_workers": 1, "async.concurrency": 1}
 """zarr would hold ten chunks at a time."""
 
+_MOST_BEYOND = 8
+_SMALL_BYTES = 16 * 2**20
+"""A chunk may be so often as large as the image, or so large in any case."""
+
 _RESTORE = "Restore the image from its source."
 
 
@@ -99,10 +103,24 @@ def _open_array(folder: Path, path: str) -> zarr.Array[Any]:
             "level 0 of the OME-Zarr image is missing, or is no array that zarr reads "
             f"({type(error).__name__}). {_RESTORE}"
         ) from None
+    if not all(array.shape) or not all(array.chunks):
+        raise FormatError(
+            f"level 0 of the OME-Zarr image is empty, of shape {array.shape} in chunks of {array.chunks}. "
+            f"{_RESTORE}"
+        )
     _check_codecs(array)
-    if not all(array.shape):
-        raise FormatError(f"level 0 of the OME-Zarr image is empty, of shape {array.shape}. {_RESTORE}")
+    _check_chunks(array)
     return array
+
+
+def _check_chunks(array: zarr.Array[Any]) -> None:
+    """Refuse chunks that are mostly beyond the image: each is decoded whole."""
+    chunk, whole = (prod(shape) * array.dtype.itemsize for shape in (array.chunks, array.shape))
+    if chunk > max(_MOST_BEYOND * whole, _SMALL_BYTES):
+        raise FormatError(
+            f"the OME-Zarr image has chunks of {array.chunks} voxels ({chunk} bytes), but is of "
+            f"{array.shape} ({whole} bytes). Save it with chunks that are no larger, or mend its metadata."
+        )
 
 
 def _check_codecs(array: zarr.Array[Any]) -> None:

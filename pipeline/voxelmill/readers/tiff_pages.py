@@ -26,6 +26,10 @@ Plane = Callable[[int, int], Array]
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its warnings name files
 
+_MOST_RATIO = 1 << 16
+_UNLIMITED = {34712, 33003, 33004, 33005, 34887, 34927, 50001, 50002, 52546}
+"""Zstandard packs 32 KiB into a byte, other codecs less; but for JPEG 2000, LERC, WebP and JPEG XL."""
+
 _RESTORE = "Restore the file from its source."
 
 
@@ -160,23 +164,36 @@ def _mapped(path: Path, layout: Layout, offset: int, tif: tifffile.TiffFile) -> 
 
 def _paged(series: tifffile.TiffPageSeries, layout: Layout) -> Plane:
     inner, shape = layout.axes[-layout.within :], layout.shape[-layout.within :]
+    _whole_page(series, 0)
 
     def read(number: int) -> Array:
-        return arrange(_decode(series, number).reshape(shape), inner, "ZSYX")
+        return arrange(_decode(series, number, shape), inner, "ZSYX")
 
     pages = Latest(read)
     return lambda channel, z: pages[layout.page(channel, z)][z if "Z" in inner else 0]
 
 
-def _decode(series: tifffile.TiffPageSeries, number: int) -> Array:
+def _whole_page(series: tifffile.TiffPageSeries, number: int) -> tifffile.TiffPage | tifffile.TiffFrame:
+    """A page whose bytes are there, and can be as many voxels as the tags say."""
     with _understood():
-        page = series.pages[number]
-        if page is None or not _is_whole(page, series.keyframe):
+        page, keyframe = series.pages[number], series.keyframe
+        if page is None or not _is_whole(page, keyframe):
             raise FormatError(
                 f"page {number} of the TIFF (from 0) is missing, or ends beyond the file. {_RESTORE}"
             )
+        held, wanted = sum(page.databytecounts), prod(keyframe.chunks) * prod(keyframe.chunked)
+        if keyframe.compression not in _UNLIMITED and wanted > _MOST_RATIO * held:
+            raise FormatError(
+                f"the tags ask for {wanted} values a page; {held} compressed bytes cannot hold them. "
+                f"{_RESTORE}"
+            )
+        return page
+
+
+def _decode(series: tifffile.TiffPageSeries, number: int, shape: tuple[int, ...]) -> Array:
+    page = _whole_page(series, number)
     try:
-        return page.asarray(maxworkers=1)
+        return page.asarray(maxworkers=1).reshape(shape)
     except Exception as error:  # whatever a codec raises
         codec = _name(series.keyframe.compression)
         raise FormatError(
