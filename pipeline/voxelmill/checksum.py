@@ -9,7 +9,7 @@ import hashlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,16 @@ from voxelmill.readers import data_files
 from voxelmill.sources import CaseSource
 
 
-def source_digest(source: CaseSource, repairs: Iterable[str] = ()) -> str:
+def source_digest(source: CaseSource) -> str:
     """Checksum of what a case is made of: its channels in order, its label, a spacing given for it.
 
-    Names do not count: files that are renamed, or lie elsewhere, are the same. The settings that repaired
-    something count, such as "repair.shear=undo"; those that found nothing to repair do not.
+    Names do not count: files that are renamed, or lie elsewhere, are the same.
     """
     digest = hashlib.blake2b(digest_size=16)
     for role, path in _parts(source):
         contents = sorted(_digest(file) for file in _files(path))
         digest.update(role.encode() + b"".join(contents))
     digest.update(repr(source.spacing).encode())
-    if applied := sorted(set(repairs)):
-        digest.update(repr(applied).encode())
     return digest.hexdigest()
 
 

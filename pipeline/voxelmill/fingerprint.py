@@ -38,6 +38,9 @@ class CaseFingerprint(Model):
     source: str
     """Checksum of the contents of the source files."""
 
+    repairs: tuple[str, ...]
+    """Settings that repaired something in them, sorted, such as "repair.shear=undo"."""
+
     image_cost: SlabCost
     label_cost: SlabCost | None
     """What ingest takes."""

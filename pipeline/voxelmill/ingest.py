@@ -116,8 +116,7 @@ def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetR
                 remember_place(out, source, config.repair)
             label = _write_label(raw, incoming, label_depth, dataset)
             facts = _write_image(raw, incoming, image_depth, config, dataset.ignore_label)
-            digest = source_digest(source, (r.setting for r in incoming.repairs))
-            record = _make_record(incoming, facts, label, digest)
+            record = _make_record(incoming, facts, label, source_digest(source))
     store.write_group(raw.root, source.case, record.model_dump(mode="json"))
     _say(source.case, record)
     return int(np.prod(record.shape)) * record.channels

@@ -23,7 +23,7 @@ from voxelmill.geometry import Box, Shape, Triple
 from voxelmill.kernels.axis import Rule
 
 CHANGES_NO_VOXEL = {"configurations", "memory_limit", "ingest", "repair"}
-"""Settings that the voxels of one configuration do not depend on; a repair changes the case's `source`."""
+"""Settings that the voxels of one configuration do not depend on; a repair is in the case's own row."""
 
 REVISION = 1
 """Raised when a release makes other voxels, or another plan, of the same raw store and settings."""
@@ -44,6 +44,9 @@ class CasePlan(Model):
     has_label: bool
     source: str
     """Checksum of the contents of the source files."""
+
+    repairs: tuple[str, ...]
+    """Settings that repaired something in them, sorted, such as "repair.shear=undo"."""
 
     read_bytes: int
     """Memory beside a box of the source while it is read."""

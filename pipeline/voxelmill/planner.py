@@ -179,6 +179,7 @@ def _plan_case(facts: CaseFingerprint, config: Config, target: Triple, chunk: Sh
         channels=facts.channels,
         has_label=facts.label_dtype is not None,
         source=facts.source,
+        repairs=facts.repairs,
         read_bytes=facts.read_bytes,
     )
 

@@ -147,7 +147,7 @@ def _changed_cases(out: Path, sources: Sources, repair: RepairConfig, present: l
             changed[case] = f"case {case} was repaired by {other}, which is not set now"
         elif source is None or stats.get(case) != source_stats(source):
             attributes = store.read_attributes(out / store.RAW, case) or {}
-            if source is None or attributes.get("source") != source_digest(source, settings):
+            if source is None or attributes.get("source") != source_digest(source):
                 changed[case] = f"case {case} has other files or contents now, or is gone"
     return changed
 

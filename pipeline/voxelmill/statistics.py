@@ -165,6 +165,7 @@ def case_facts(record: CaseRecord) -> CaseFingerprint:
         label_dtype=None if label is None else label.dtype,
         label_range=None if label is None else (label.low, label.high),
         source=record.source,
+        repairs=tuple(sorted({repair.setting for repair in record.repairs})),
         image_cost=record.image_cost,
         label_cost=record.label_cost,
         read_bytes=record.read_bytes,
