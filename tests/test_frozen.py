@@ -10,6 +10,7 @@ import runs
 from commands import alone, call, within
 from datasets import manifest, of_cases, stores, times
 
+from voxelmill import store
 from voxelmill.cases import RawCase
 from voxelmill.config import make_config
 from voxelmill.errors import ConfigError, PlanError, SettingsChangedError, StoreError
@@ -258,11 +259,10 @@ class TestStages:
 
 
 def change_attributes(folder, change):
-    """Edit the attributes of a group."""
-    file = folder / "zarr.json"
-    content = json.loads(file.read_text())
-    change(content["attributes"]["voxelmill"])
-    file.write_text(json.dumps(content))
+    """Write a group with other attributes, as another release would."""
+    attributes = store.read_attributes(folder, "")
+    change(attributes)
+    store.write_group(folder, "", attributes)
 
 
 class TestOtherVersions:
