@@ -146,5 +146,5 @@ def save_ome_zarr(path: Path, array: np.ndarray, spacing: tuple = (1, 1, 1), chu
 def training_files(out):
     """Every file of the training store with its bytes, but for the token, which knows the source."""
     files = (p for p in sorted((out / "training.zarr").rglob("*")) if p.is_file())
-    token = re.compile(rb'"settings": "[0-9a-f]{16}"')
+    token = re.compile(rb'"(?:settings": "[0-9a-f]{16}|voxelmill_crc32c": "[0-9a-f]{8})"')
     return {str(p.relative_to(out)): token.sub(b"", p.read_bytes()) for p in files}

@@ -182,7 +182,7 @@ def test_trouble_that_stays_is_told_after_three_times(client, tmp_path):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT, errno.EDQUOT])
 def test_trouble_that_does_not_pass_by_itself_is_told_at_once(client, tmp_path, number):
     found = run([task("read", "a", passing, tmp_path, "read", 99, number)], client)
-    assert found["read"].cause.startswith(os.strerror(number))
+    assert os.strerror(number) in found["read"].cause
     assert times(tmp_path, "read") == 1
 
 

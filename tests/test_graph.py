@@ -158,7 +158,7 @@ def test_words_that_are_names_of_other_tasks_stay_words(client):
         ),
         (
             fill_the_disk,
-            "No space left on device. Check that OUT and SOURCE can be used and run again.",
+            r"OUT's disk is full \(No space left on device\)\. What is written stays: make room and .*",
             True,
         ),
     ],

@@ -27,9 +27,18 @@ from voxelmill.summary import plan_tables
 CT = Intensity(max=3000, mean=40, median=35, min=-1000, percentile_00_5=-900, percentile_99_5=1200, std=80)
 
 
-def case(shape=(40, 50, 60), spacing=(1.0, 1.0, 1.0), box=None, channels=1, label="uint8", labels=(0, 3)):
+def case(
+    shape=(40, 50, 60),
+    spacing=(1.0, 1.0, 1.0),
+    box=None,
+    channels=1,
+    label="uint8",
+    labels=(0, 3),
+    repairs=(),
+):
     return CaseFingerprint(
         source="0",
+        repairs=repairs,
         shape=shape,
         spacing=spacing,
         crop_box=box or [[0, n] for n in shape],
@@ -110,6 +119,7 @@ def test_write_boxes_tile_the_output_exactly_once(plan):
 def test_write_boxes_tile_voxel_by_voxel():
     plan = CasePlan(
         source="0",
+        repairs=(),
         source_shape=(5, 6, 7),
         source_spacing=(1, 1, 1),
         crop_box=[[0, 5], [0, 6], [0, 7]],
@@ -415,7 +425,7 @@ ELSEWHERE = {"cluster", "no_worker_timeout", "dicom.ids", "dicom.salt", "dicom.m
 
 
 def test_every_setting_is_in_the_table_above_or_does_not_matter():
-    leaves = {f for f in Config.model_fields if f not in ("dicom", "ingest", "store")}
+    leaves = {f for f in Config.model_fields if f not in ("dicom", "ingest", "store", "repair")}
     for name in ("dicom", "ingest", "store"):
         fields = type(getattr(Config(), name)).model_fields
         leaves |= {f"{name}.{field.alias or f}" for f, field in fields.items()}
@@ -433,6 +443,7 @@ def test_every_setting_is_in_the_table_above_or_does_not_matter():
         {"cases": {"case0": case((41, 50, 60))}},
         {"cases": {"case0": case(spacing=(1.0, 1.0, 1.1))}},
         {"cases": {"case0": case(box=[[1, 40], [0, 50], [0, 60]])}},
+        {"cases": {"case0": case(repairs=("repair.shear=undo",))}},
         {"cases": {"case1": case((30, 30, 30), labels=(0, 300))}},  # the labels' type is the dataset's
     ],
 )

@@ -457,7 +457,9 @@ class TestReal:
             open_volume(REAL[0])
 
     def test_run(self, tmp_path):
-        rows = ["case,nuclei,label,spacing", f'a,{REAL[0]},{REAL[1]},"2,1,1"']
+        for name, path in zip(("image.tif", "label.tif"), REAL, strict=True):
+            (tmp_path / name).symlink_to(path)
+        rows = ["case,nuclei,label,spacing", 'a,image.tif,label.tif,"2,1,1"']
         (tmp_path / "m.csv").write_text("\n".join(rows))
         report = process(tmp_path / "m.csv", tmp_path / "out")
         assert [case.cause for case in report.cases] == [None]
