@@ -4,10 +4,13 @@ import json
 import re
 
 import accidents
+import numpy as np
 import pytest
-from accidents import ACCIDENTS
+import zarr
+from accidents import ACCIDENTS, IMAGE
 from commands import within
 from datasets import stores
+from runs import attributes
 
 from voxelmill.cases import list_cases
 
@@ -61,3 +64,83 @@ def test_nothing_of_a_traceback_is_shown(run):
 
 def of_training(found):
     return {path: content for path, content in found.items() if path.startswith("training.zarr")}
+
+
+# Accepted by settings
+
+REPAIRED = {
+    "a_slice_was_lost_on_the_way": ["repair.irregular=fill"],
+    "a_slice_is_there_twice": ["repair.duplicates=first"],
+    "the_gantry_was_tilted": ["repair.shear=undo"],
+    "sform_and_qform_disagree": ["repair.affine=sform"],
+    "spacing_is_negative": ["repair.pixdim=absolute"],
+    "an_sform_is_sheared": ["repair.shear=undo"],
+    "a_label_lies_elsewhere": ["repair.grids=resample"],
+    "a_channel_is_flipped": ["repair.grids=resample"],
+    "two_series_share_a_folder": [],
+    "a_voxel_is_nan": [],
+}
+SETTINGS = sorted({setting for settings in REPAIRED.values() for setting in settings})
+OTHERS = ["nonfinite=zero", "dicom.series=1"]
+
+
+@pytest.fixture(scope="module")
+def repaired(tmp_path_factory):
+    """The accidents that settings accept, with all these settings: OUT and what was said."""
+    folder = tmp_path_factory.mktemp("repaired")
+    source = accidents.write(folder / "raw", chosen=REPAIRED)
+    words = [f"--set={setting}" for setting in (*SETTINGS, *OTHERS)]
+    return folder / "out", within("run", source, folder / "out", "--cluster=none", *words)
+
+
+@pytest.mark.parametrize(("name", "settings"), REPAIRED.items())
+def test_a_repair_stands_in_the_attributes_and_in_the_report(repaired, name, settings):
+    out, done = repaired
+    assert done.exit_code == 0, done.stdout
+    (of,) = (c for c in json.loads((out / "report.json").read_text())["cases"] if c["case"] == name)
+    stated = attributes(out, name)["repairs"]
+    assert sorted({repair["setting"] for repair in stated}) == settings
+    assert len(of["repairs"]) == len(stated)
+    assert all(any(setting in line for line in of["repairs"]) for setting in settings)
+    assert attributes(out, "good1")["repairs"] == []
+
+
+def test_a_gap_is_filled_between_its_neighbours(repaired):
+    expected = IMAGE.astype(float)
+    expected[4] = np.rint((expected[3] + expected[5]) / 2)
+    np.testing.assert_array_equal(raw_image(repaired, "a_slice_was_lost_on_the_way")[0], expected)
+
+
+def test_of_slices_at_one_position_the_first_is_kept(repaired):
+    np.testing.assert_array_equal(raw_image(repaired, "a_slice_is_there_twice")[0], IMAGE)
+
+
+def test_a_tilt_is_undone_slice_by_slice(repaired):
+    """Rows are 0.7 mm apart, slices 2.5 mm, and each lies 2.5 mm tan(12 degrees) beside the one before."""
+    found = raw_image(repaired, "the_gantry_was_tilted")[0]
+    rows = np.arange(found.shape[1])
+    for z, plane in enumerate(IMAGE):
+        at = rows - z * 2.5 * np.tan(np.radians(12)) / 0.7
+        inside = (at >= 0) & (at <= len(plane) - 1)
+        lines = [np.interp(at[inside], np.arange(len(plane)), column) for column in plane.T]
+        np.testing.assert_allclose(found[z][inside], np.transpose(lines), atol=0.51)  # stored as integers
+        assert inside.sum() >= len(plane) - 1
+
+
+def test_a_flipped_channel_is_brought_where_it_belongs(repaired):
+    """Both axes run the other way from the same corner: one row and one column are shared."""
+    found = raw_image(repaired, "a_channel_is_flipped")
+    np.testing.assert_array_equal(found[0], IMAGE)
+    np.testing.assert_array_equal(found[1, :, 0, 0], IMAGE[:, 0, 0])
+    assert not found[1, :, 1:].any()
+
+
+def test_a_label_is_brought_where_it_belongs(repaired):
+    """It lies 2 mm, 3.33 voxels, further along x: to the nearest voxel that is 3."""
+    label = zarr.open_array(repaired[0] / "raw.zarr/a_label_lies_elsewhere/label", mode="r")[:]
+    np.testing.assert_array_equal(label[:, :, 3:], accidents.LABEL[:, :, :-3])
+    assert not label[:, :, :3].any()
+
+
+def raw_image(repaired, name):
+    return zarr.open_array(repaired[0] / f"raw.zarr/{name}/image", mode="r")[:]
