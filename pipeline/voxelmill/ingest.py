@@ -7,8 +7,8 @@ last thing written, its record: a case without a record is not there. Slabs are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,7 @@ def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetR
     store.remove_group(raw.root, source.case)  # what an interrupted ingest left
     opened = _open_case(source, config)
     _check_channels(opened, dataset)
-    with one_grid(raw, opened, config, memory) as incoming:
+    with _whole_or_not_at_all(raw), one_grid(raw, opened, config, memory) as incoming:
         image_depth, label_depth, needed = _depths(incoming, memory)
         with memory.hold(needed):
             if incoming.is_in_place:
@@ -120,6 +120,17 @@ def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetR
     store.write_group(raw.root, source.case, record.model_dump(mode="json"))
     _say(source.case, record)
     return int(np.prod(record.shape)) * record.channels
+
+
+@contextmanager
+def _whole_or_not_at_all(raw: RawCase) -> Iterator[None]:
+    """A case that fails leaves nothing in the raw store."""
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):  # the first error is the one to tell of
+            store.remove_group(raw.root, raw.case)
+        raise
 
 
 def _say(case: str, record: CaseRecord) -> None:
