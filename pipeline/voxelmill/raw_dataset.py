@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def _channel_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
     numbers = {str(n) for n in range(len(names))} if isinstance(names, dict) else set()
     if not isinstance(names, dict) or not names or set(names) != numbers:
         raise SourceError(
-            f'dataset.json has channel_names {names}; expected is {{"0": name, "1": name, ...}}. Correct it.'
+            f'dataset.json has channel_names {_short(names)}; expected is {{"0": name, "1": name, ...}}. '
+            "Correct it."
         )
     return tuple(str(names[key]) for key in sorted(names, key=int))
 
@@ -71,10 +73,15 @@ def _labels(labels: Any) -> dict[str, int | list[int]]:
         labels = {name: int(value) for value, name in labels.items()}
     if not isinstance(labels, dict) or not all(_is_class(value) for value in labels.values()):
         raise SourceError(
-            f'dataset.json has labels {labels}; expected is {{"background": 0, name: number or list, ...}}. '
-            "Correct it."
+            f'dataset.json has labels {_short(labels)}; expected is {{"background": 0, name: number or list, '
+            "...}. Correct it."
         )
     return dict(labels)
+
+
+def _short(value: Any) -> str:
+    """As it is written, or the front of it."""
+    return textwrap.shorten(repr(value), 300, placeholder=" ...")
 
 
 def _is_class(value: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless
 
 from voxelmill.errors import FormatError
 from voxelmill.geometry import Box
@@ -26,6 +27,12 @@ from voxelmill.readers.microscopy import Latest
 from voxelmill.readers.quiet import quiet
 from voxelmill.readers.uneven import blend
 from voxelmill.volume import Convert, Slab, Volume, put
+
+DECODERS = {
+    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
+    **dict.fromkeys((JPEG2000Lossless, JPEG2000), "pylibjpeg"),
+}
+"""Pixel handlers where pydicom would take GDCM, which ends the process over some damaged slices."""
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
@@ -106,13 +113,13 @@ def _decode(piece: Slice) -> npt.NDArray[Any]:
     try:
         with quiet():
             data = pydicom.dcmread(piece.path)
-            syntax = data.file_meta.TransferSyntaxUID.name
+            uid = data.file_meta.TransferSyntaxUID
+            syntax = uid.name
+            data.pixel_array_options(decoding_plugin=DECODERS.get(uid, ""))
             pixels: npt.NDArray[Any] = data.pixel_array
     except (KeyboardInterrupt, SystemExit):
         raise
-    except (
-        BaseException
-    ) as error:  # whatever a pixel handler raises, a panic of Rust's too; it may quote names
+    except BaseException as error:  # of a pixel handler, a panic of Rust's too; it may quote names
         raise FormatError(
             f"{describe(piece)} does not decode from {syntax} ({type(error).__name__}). "
             "Restore the file from its source."
