@@ -19,6 +19,12 @@ VOXELS = RNG.integers(-1000, 1000, (6, 8, 9)).astype("i2")
 
 
 class TestGrid:
+    def test_rounded_orientations_are_at_right_angles(self, tmp_path):
+        pieces = list(series(VOXELS, ImageOrientationPatient=[0.996, 0.087, 0, -0.0871, 0.9962, 0.0005]))
+        geometry = open_volume(save_series(tmp_path / "s", pieces)).geometry
+        matrix = np.asarray(geometry.direction)
+        np.testing.assert_allclose(matrix.T @ matrix, np.eye(3), atol=1e-12)
+
     def test_a_missing_slice_is_refused(self, tmp_path):
         pieces = list(series(VOXELS))
         del pieces[3]

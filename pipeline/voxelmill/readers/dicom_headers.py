@@ -105,7 +105,10 @@ def read_slices(paths: Iterable[Path]) -> list[Slice]:
 
 
 def axes(piece: Slice) -> tuple[npt.NDArray[np.float64], ...]:
-    """Unit vectors along a row, along a column, and from slice to slice."""
+    """Unit vectors along a row, along a column, and from slice to slice.
+
+    They are at right angles: headers that are written with three or four decimals are a little off.
+    """
     row, column = np.reshape(piece.orientation, (2, 3))
     lengths = np.linalg.norm(row) * np.linalg.norm(column)
     if not lengths > 0 or abs(np.dot(row, column)) > 1e-3 * lengths:
@@ -114,7 +117,7 @@ def axes(piece: Slice) -> tuple[npt.NDArray[np.float64], ...]:
             "Restore the series from its source."
         )
     normal = np.cross(row, column)
-    return tuple(np.asarray(v / np.linalg.norm(v), float) for v in (row, column, normal))
+    return tuple(np.asarray(v / np.linalg.norm(v), float) for v in (row, np.cross(normal, row), normal))
 
 
 def describe(piece: Slice) -> str:
