@@ -174,7 +174,7 @@ class TestWholeRuns:
                 client.wait_for_workers(1)
                 done = call("run", planted[kind], tmp_path / "out", "--scheduler", cluster.scheduler_address)
                 transitions = str(list(cluster.scheduler.transition_log))
-                state = str(cluster.scheduler.events)
+                state = str(cluster.scheduler.get_events())
             finally:
                 worker.terminate()
                 worker.wait()
