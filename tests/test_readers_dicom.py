@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
+from pydicom.uid import BasicTextSRStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 from readers_support import (
     DATA,
     assemble,
@@ -104,8 +104,19 @@ class TestSeries:
         (folder / "sub").mkdir()
         report = next(series(VOXELS))
         del report.Rows, report.Columns, report.PixelData
+        report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
         pydicom.dcmwrite(folder / "report", report)
-        assert_holds(open_volume(folder), VOXELS[None])
+        volume = open_volume(folder)
+        assert_holds(volume, VOXELS[None])
+        assert volume.notes == ("1 DICOM file(s) without an image set aside",)
+
+    @pytest.mark.parametrize("content", [bytes(128) + b"DICM" + b"Not found. " * 9, "cut"])
+    def test_a_slice_that_is_no_slice_any_more_is_refused(self, tmp_path, content):
+        """At an end of the series nothing but the file itself tells that a slice is gone."""
+        folder = save_series(tmp_path / "s", list(series(VOXELS)))
+        last = folder / "IM0005"
+        last.write_bytes(last.read_bytes()[:500] if content == "cut" else content)
+        refuse(folder, FormatError, "DICOM file 6 in the order of names has a header that cannot be read")
 
     def test_files_are_known_by_content_and_folders_by_files(self, tmp_path):
         folder = save_series(tmp_path / "v1.2", list(series(VOXELS[:2])), ["a", "b.1"])

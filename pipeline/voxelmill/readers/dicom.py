@@ -37,8 +37,9 @@ DECODERS = {
 
 def open_volume(path: Path, hints: Hints) -> Volume:
     """Open a DICOM series; see `voxelmill.readers.open_volume`."""
-    slices, notes = choose_series(read_slices(dicom_files(path)), hints.dicom_series)
-    return _Series(make_grid(slices, hints), notes, hints.is_label)
+    found, others = read_slices(dicom_files(path))
+    slices, notes = choose_series(found, hints.dicom_series)
+    return _Series(make_grid(slices, hints), (*others, *notes), hints.is_label)
 
 
 class _Series(Volume):

@@ -41,6 +41,7 @@ TAGS = [
     "SamplesPerPixel",
     "SeriesInstanceUID",
     "SeriesNumber",
+    "SOPClassUID",
     "SliceThickness",
     "SpacingBetweenSlices",
 ]
@@ -87,21 +88,33 @@ class Slice:
         return self.pixel_bytes > ratio * self.file_bytes + besides
 
 
-def read_slices(paths: Iterable[Path]) -> list[Slice]:
-    """The headers of all files that hold an image."""
-    slices = []
+def read_slices(paths: Iterable[Path]) -> tuple[list[Slice], tuple[str, ...]]:
+    """The headers of all files that hold an image, and a note on those that are none, such as reports."""
+    slices, others = list[Slice](), 0
     for index, path in enumerate(paths, 1):
         try:
             with quiet():
                 header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-                if "Rows" in header:
+                if _is_image(header):
                     slices.append(_slice(path, header))
+                else:
+                    others += 1
         except _UNREADABLE:
             raise FormatError(
                 f"DICOM file {index} in the order of names has a header that cannot be read. "
                 "Restore the file, or take it away."
             ) from None
-    return slices
+    return slices, (f"{others} DICOM file(s) without an image set aside",) if others else ()
+
+
+def _is_image(header: Any) -> bool:
+    """Whether a file says that it is an image; one that ends before it says what it is raises ValueError."""
+    kind = header.get("SOPClassUID") or getattr(header.file_meta, "MediaStorageSOPClassUID", None)
+    if "Rows" in header:
+        return True
+    if kind is None or kind.name.endswith("Image Storage"):
+        raise ValueError("cut short, or no DICOM but for its mark")
+    return False
 
 
 def axes(piece: Slice) -> tuple[npt.NDArray[np.float64], ...]:
