@@ -162,7 +162,9 @@ class TestWholeRuns:
     def test_names_of_tasks_and_logs_of_workers(self, planted, tmp_path, kind):
         """What a scheduler that serves others, too, shows on its dashboard, and a worker in its log."""
         with (
-            LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1", silence_logs=50) as cluster,
+            LocalCluster(
+                n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50
+            ) as cluster,
             Client(cluster) as client,
         ):
             log = (tmp_path / "worker.log").open("w")
