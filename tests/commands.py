@@ -1,8 +1,10 @@
 """The real console script, as a person or a script calls it; or the same words in this process."""
 
+import gc
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -14,6 +16,16 @@ ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if k not in ("COLUMNS", "FORCE_COLOR", "PYTHONWARNINGS")},
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s",
 }
+
+
+HALF_OPEN = "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+"""Tornado leaves a socket to the garbage collector where Dask reaches for a worker that has just died."""
+
+
+def collect_half_open():
+    """Collect such sockets here, and not in a test that has nothing to do with them."""
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()
 
 
 def call(*words, cwd=None, timeout=120, **variables):

@@ -12,17 +12,21 @@ import sys
 import time
 
 import pytest
+from commands import HALF_OPEN, collect_half_open
 
 from voxelmill.cluster import connect
 from voxelmill.graph import execute, task
 from voxelmill.graph.deaths import cause_of_death, explain
 from voxelmill.nanny import count_kills
 
+pytestmark = pytest.mark.filterwarnings(HALF_OPEN)
+
 
 @pytest.fixture(scope="module")
 def cluster():
     with connect("local", 1) as client:
         yield client
+    collect_half_open()
 
 
 def settle():

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from commands import HALF_OPEN, collect_half_open
 from distributed import Client
 
 from voxelmill.cluster import connect
@@ -25,6 +26,7 @@ FAN_IN = 16
 def cluster():
     with connect("local", WORKERS) as client:
         yield client
+    collect_half_open()
 
 
 @pytest.fixture(params=["in this process", "on a cluster"])
@@ -341,6 +343,7 @@ def test_a_dashboard_that_finds_its_port_taken_takes_another(cluster):
 # Workers that die
 
 
+@pytest.mark.filterwarnings(HALF_OPEN)
 def test_a_task_that_kills_its_worker_is_one_bad_task(cluster):
     """To Dask all that waits on a dead worker is suspect, and what waits there three times is guilty."""
     count, place = 40, 5
@@ -360,6 +363,7 @@ def test_a_task_that_kills_its_worker_is_one_bad_task(cluster):
     assert {o.value for o in found.values()} == {2 * i for i in range(count) if i != place}
 
 
+@pytest.mark.filterwarnings(HALF_OPEN)
 def test_a_preparation_that_kills_its_worker_fails_its_own_shards_alone(cluster):
     bad, good = task("prepare-deadly", "a", die), task("prepare-fine", "b", double, 1)
     shards = [task(f"shard-deadly-{i}", "a", double, i, after=[bad]) for i in range(3)]
@@ -370,6 +374,7 @@ def test_a_preparation_that_kills_its_worker_fails_its_own_shards_alone(cluster)
     assert sorted(o.value for o in found if o.case == "b") == [0, 2, 4]
 
 
+@pytest.mark.filterwarnings(HALF_OPEN)
 def test_a_leaf_that_kills_its_worker_fails_the_tree_with_the_cause(cluster):
     leaves = [task(f"leaf-{i}", f"case{i}", str, i) for i in range(3)]
     leaves[1] = task("leaf-deadly", "case1", die)
