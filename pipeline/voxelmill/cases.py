@@ -7,7 +7,6 @@ writes what this reads; fingerprint and preprocess work on nothing else. Knows n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -30,15 +29,12 @@ from voxelmill.layout import raw_layout
 from voxelmill.memory import Memory, mask_cost
 from voxelmill.partials import partial_name
 from voxelmill.places import InPlace, is_known, open_place
-from voxelmill.records import REVISION, CaseRecord, DatasetRecord, RepairRecord, unpack_facts
+from voxelmill.records import REVISION, CaseRecord, DatasetRecord, unpack_facts
 from voxelmill.shards import ShardedArray
 from voxelmill.volume import Array, Convert
 
 LOCATIONS_CHUNK = 65536
 """Rows of a chunk of sampled locations."""
-
-READ_TOGETHER = 16
-"""Records that are read at a time: on a network's disk each is a wait."""
 
 SliceCounts = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
@@ -79,29 +75,6 @@ def read_dataset(out: Path) -> DatasetRecord:
             "`voxelmill ingest SOURCE OUT --restart`, or use another OUT."
         )
     return dataset
-
-
-@dataclass(frozen=True)
-class Remarks:
-    """What a user should know of how a case was read, and what was repaired."""
-
-    notes: tuple[str, ...] = ()
-    repairs: tuple[RepairRecord, ...] = ()
-
-
-def read_remarks(out: Path, names: Sequence[str]) -> dict[str, Remarks]:
-    """Of some cases, those that are in the raw store; without the rest of their records."""
-
-    def read(case: str) -> Remarks | None:
-        attributes = store.read_attributes(out / store.RAW, case)
-        if not attributes:
-            return None
-        repairs = tuple(RepairRecord.model_validate(r) for r in attributes.get("repairs", ()))
-        return Remarks(tuple(attributes.get("notes", ())), repairs)
-
-    with ThreadPoolExecutor(READ_TOGETHER) as threads:
-        found = zip(names, threads.map(read, names), strict=True)
-        return {case: remarks for case, remarks in found if remarks is not None}
 
 
 @dataclass(frozen=True)

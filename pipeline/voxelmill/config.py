@@ -57,7 +57,7 @@ class RepairConfig(Model):
     irregular: Literal["refuse", "fill", "resample"] = "refuse"
     """Slices of a DICOM series that are not evenly spaced: "fill" puts in slices that are missing, where the
     others leave a gap of a whole number of steps; "resample" makes even steps of any. Linear between the two
-    nearest slices; the nearest one for labels."""
+    nearest slices; the nearest one for labels. Refused where there would be ten times as many slices."""
 
     duplicates: Literal["refuse", "first"] = "refuse"
     """Several slices of a DICOM series at one position: "first" keeps the one of lowest InstanceNumber."""
@@ -70,7 +70,7 @@ class RepairConfig(Model):
     coordinates, linear, or the nearest voxel for labels."""
 
     affine: Literal["refuse", "sform", "qform"] = "refuse"
-    """sform and qform of a NIfTI file that place the image differently: which of them holds."""
+    """sform and qform of a NIfTI file that place the image differently, or sform and pixdim: which holds."""
 
     pixdim: Literal["refuse", "absolute"] = "refuse"
     """A negative spacing in a NIfTI header: "absolute" leaves its sign out."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxelmill.cases import list_cases, read_dataset, read_remarks
+from voxelmill.cases import list_cases, read_dataset
 from voxelmill.cluster import connect, pending_jobs
 from voxelmill.config import Config, make_config
 from voxelmill.errors import (
@@ -40,6 +40,7 @@ from voxelmill.planner import make_plan
 from voxelmill.preprocess import preprocess as preprocess_cases
 from voxelmill.progress import Reporter, log_to, say_failed
 from voxelmill.pseudonyms import check_mapping, write_mapping
+from voxelmill.remarks import read_remarks
 from voxelmill.report import Report, forget_reports, make_report, save_share
 from voxelmill.resume import check_plan, check_sources, remember_sources
 from voxelmill.share import Share

@@ -15,11 +15,11 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 from rich.table import Table
 
-from voxelmill.cases import Remarks
 from voxelmill.config import Model
 from voxelmill.document import Document, write_text
 from voxelmill.errors import StoreError
 from voxelmill.graph import Outcome
+from voxelmill.remarks import Remarks
 from voxelmill.share import Share
 
 LOGS = "logs"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from voxelmill import store
-from voxelmill.cases import read_remarks
 from voxelmill.checksum import source_digest, source_stats
 from voxelmill.config import RepairConfig
 from voxelmill.document import write_text
@@ -21,6 +20,7 @@ from voxelmill.errors import SettingsChangedError, StoreError
 from voxelmill.plan import Plan
 from voxelmill.pseudonyms import hint
 from voxelmill.records import DatasetRecord
+from voxelmill.remarks import read_remarks
 from voxelmill.share import Share
 from voxelmill.sources import Sources
 
