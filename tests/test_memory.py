@@ -162,11 +162,12 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_way_through(tmp_path, worker, voxels, labels, name, limit):
     dtype, settings = CASES[name]
-    (tmp_path / "in").mkdir()
-    save("image.nii")(tmp_path, (voxels[:28] + (0.25 if dtype != "i2" else 0)).astype(dtype))
-    save("zlabel.nii.gz")(tmp_path, labels[:28])
-    (tmp_path / "in" / "cases.csv").write_text("case,CT,label\na,../image.nii,../zlabel.nii.gz\n")
-    check(*run(tmp_path / "in" / "cases.csv", worker, limit, **settings), limit)
+    source = tmp_path / "in"
+    source.mkdir()
+    save("image.nii")(source, (voxels[:28] + (0.25 if dtype != "i2" else 0)).astype(dtype))
+    save("zlabel.nii.gz")(source, labels[:28])
+    (source / "cases.csv").write_text("case,CT,label\na,image.nii,zlabel.nii.gz\n")
+    check(*run(source / "cases.csv", worker, limit, **settings), limit)
 
 
 @pytest.mark.parametrize("limit", LIMITS)
