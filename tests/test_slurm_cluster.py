@@ -177,7 +177,8 @@ def test_all_jobs_are_cancelled_and_none_can_come(start, made):
     done = run.shards()
     again = start()
     assert again.end() == 0, again.said()
-    assert f"{done} found done" in again.said() or done == 0
+    found = re.search(r"preprocess fullres: (\d+) found done", again.said())
+    assert done - 2 <= int(found[1] if found else 0) <= done  # each of two workers may lack a label
     assert training(run.out) == made[1]
 
 
