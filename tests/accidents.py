@@ -69,6 +69,11 @@ def with_label(folder, label, grid=GRID):
     return {"T1": nifti(folder / f"{folder.name}.nii"), "label": f"{folder.name}_label.nii"}
 
 
+def cut(path, count):
+    """A file without its last bytes."""
+    path.write_bytes(path.read_bytes()[:-count])
+
+
 def moved(piece, axis, by):
     """One slice elsewhere."""
     piece.ImagePositionPatient[axis] = float(piece.ImagePositionPatient[axis]) + by
@@ -163,8 +168,7 @@ def a_multi_frame_file_without_positions(folder):
 @accident("nnUNet#2513", r"the slice at -20\.00 mm .* (does not decode|holds|bytes)")
 def a_transfer_was_cut_off(folder):
     name = dicom(folder / "ct")
-    path = folder / "ct" / "IM0004"
-    path.write_bytes(path.read_bytes()[:-60])
+    cut(folder / "ct" / "IM0004", 60)
     return {"T1": name}
 
 
@@ -226,8 +230,7 @@ def a_quaternion_is_no_rotation(folder):
 @accident("nnUNet#1512", r"damaged or end early|does not decompress as \.gz")
 def a_gz_was_cut_off(folder):
     datasets.write_image(folder / "a.nii.gz", IMAGE, GRID)
-    path = folder / "a.nii.gz"
-    path.write_bytes(path.read_bytes()[:-300])
+    cut(folder / "a.nii.gz", 300)
     return {"T1": "a.nii.gz"}
 
 
@@ -242,7 +245,7 @@ def a_gz_that_is_not_compressed(folder):
 def a_copy_filled_the_disk(folder):
     path = folder / "a.nii"
     name = nifti(path)
-    path.write_bytes(path.read_bytes()[:-777])
+    cut(path, 777)
     return {"T1": name}
 
 
@@ -354,8 +357,7 @@ def a_tiff_states_no_spacing(folder):
 @accident("nnUNet#2585", r"asks for \d+ bytes of voxels, the file holds \d+|damaged or end early")
 def a_nrrd_was_cut_off(folder):
     datasets.write_image(folder / "a.nrrd", IMAGE, GRID)
-    path = folder / "a.nrrd"
-    path.write_bytes(path.read_bytes()[:-50])
+    cut(folder / "a.nrrd", 50)
     return {"T1": "a.nrrd"}
 
 
@@ -371,7 +373,7 @@ def a_header_whose_data_file_was_renamed(folder):
 def a_chunk_is_damaged(folder):
     save_ome_zarr(folder / "a.ome.zarr", IMAGE, (2.5, 0.7, 0.6), chunk=(4, 12, 11))
     chunk = next(p for p in (folder / "a.ome.zarr").rglob("c/*/*/*") if p.is_file())
-    chunk.write_bytes(chunk.read_bytes()[:-9])
+    cut(chunk, 9)
     return {"T1": "a.ome.zarr"}
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import ValidationError
 
-from voxelmill.config import Model
 from voxelmill.errors import StoreError
-from voxelmill.partials import partial_name
+from voxelmill.model import Model, first_problem
+from voxelmill.partials import write_whole
 
 
 class Document(Model):
@@ -30,7 +28,7 @@ class Document(Model):
 
     def save(self, out: Path) -> None:
         """Write the file, under another name first."""
-        write_text(out / self.FILE, self.model_dump_json(indent=1) + "\n")
+        write_whole(out / self.FILE, (self.model_dump_json(indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, out: Path) -> Self:
@@ -59,24 +57,7 @@ class Document(Model):
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"])
             raise StoreError(
-                f"{what} is damaged or of another version ({where + ': ' if where else ''}"
-                f"{problem['msg']}). Run `{cls.COMMAND}` again."
+                f"{what} is damaged or of another version ({first_problem(error)}). "
+                f"Run `{cls.COMMAND}` again."
             ) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader, or a power cut, finds the old one or the new one."""
-    partial = partial_name(path)
-    try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):  # the first error says more
-            partial.unlink()
-        raise

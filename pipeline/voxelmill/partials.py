@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -74,6 +74,22 @@ def owner(path: Path) -> str:
     if found is None:
         raise ValueError(f"{path.name} is no temporary name")
     return found[1]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file so that a reader, or a power cut, finds the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_name(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the first error says more
+            partial.unlink()
+        raise
 
 
 def sweep(folder: Path, live: frozenset[str] | Callable[[], frozenset[str]], whole: bool = False) -> None:

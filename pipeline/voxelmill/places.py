@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxelmill.config import RepairConfig
-from voxelmill.document import write_text
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box
 from voxelmill.incoming import as_stored
+from voxelmill.partials import write_whole
 from voxelmill.readers import open_volume
 from voxelmill.sources import CaseSource
 from voxelmill.volume import Array, Convert, Volume
@@ -56,14 +56,13 @@ class InPlace:
 
 def remember_place(out: Path, source: CaseSource, repair: RepairConfig) -> None:
     """Keep where the files of a case lie, and what of them is accepted."""
-    (out / FOLDER).mkdir(parents=True, exist_ok=True)
     place = {
         "channels": [str(p) for p in source.channels],
         "label": None if source.label is None else str(source.label),
         "spacing": source.spacing,
         "repair": repair.model_dump(mode="json"),
     }
-    write_text(_file(out, source.case), json.dumps(place))
+    write_whole(_file(out, source.case), json.dumps(place).encode())
 
 
 def is_known(out: Path, case: str) -> bool:

@@ -11,11 +11,11 @@ from typing import Any, Self
 import numpy as np
 from pydantic import ValidationError
 
-from voxelmill.config import Model
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Geometry, Matrix, Shape, Triple
 from voxelmill.kernels.facts import Facts
 from voxelmill.memory import SlabCost, read_bytes
+from voxelmill.model import Model, first_problem
 from voxelmill.volume import Array
 
 REVISION = 1
@@ -64,10 +64,8 @@ class DatasetRecord(Model):
         try:
             return cls.model_validate(attributes)
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"])
             raise StoreError(
-                f"OUT's raw store is damaged or of another version ({where}: {problem['msg']}). Run "
+                f"OUT's raw store is damaged or of another version ({first_problem(error)}). Run "
                 "`voxelmill ingest SOURCE OUT --restart`, or use another OUT."
             ) from None
 

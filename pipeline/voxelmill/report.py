@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from voxelmill.config import Model
-from voxelmill.document import Document, write_text
+from voxelmill.document import Document
 from voxelmill.errors import StoreError
 from voxelmill.graph import Outcome
+from voxelmill.partials import write_whole
 from voxelmill.remarks import Remarks
 from voxelmill.share import Share
 
@@ -132,8 +133,9 @@ def _case_report(case: str, outcomes: list[Outcome], remarks: Remarks) -> CaseRe
 
 def save_share(out: Path, stage: str, share: Share, report: Report) -> None:
     """Keep the report of one share, and join all there are in report.json."""
-    (out / LOGS).mkdir(parents=True, exist_ok=True)
-    write_text(out / LOGS / f"report-{stage}{share.suffix}.json", report.model_dump_json(indent=1) + "\n")
+    write_whole(
+        out / LOGS / f"report-{stage}{share.suffix}.json", (report.model_dump_json(indent=1) + "\n").encode()
+    )
     join_reports(_share_reports(out)).save(out)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from voxelmill import store
 from voxelmill.checksum import source_digest, source_stats
 from voxelmill.config import RepairConfig
-from voxelmill.document import write_text
 from voxelmill.errors import SettingsChangedError, StoreError
+from voxelmill.partials import write_whole
 from voxelmill.plan import Plan
 from voxelmill.pseudonyms import hint
 from voxelmill.records import DatasetRecord
@@ -75,9 +75,8 @@ def remember_sources(out: Path, sources: Sources, share: Share | None = None) ->
     """Keep what tells unchanged files of every case, or every one of a share, that is in the raw store."""
     present = set(store.list_groups(out / store.RAW)) & set(_names(sources, share))
     stats = {c.case: source_stats(c) for c in sources.cases if c.case in present}
-    (out / LOGS).mkdir(parents=True, exist_ok=True)
     suffix = "" if share is None else share.suffix
-    write_text(out / LOGS / STATS.format(suffix), json.dumps(stats))
+    write_whole(out / LOGS / STATS.format(suffix), json.dumps(stats).encode())
 
 
 def _names(sources: Sources, share: Share | None) -> list[str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +26,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from voxelmill.config import StoreConfig
 from voxelmill.errors import StoreError
-from voxelmill.partials import is_left, partial_name, remove, trash_name
+from voxelmill.partials import is_left, remove, trash_name, write_whole
 from voxelmill.shards import ShardedArray, checksum
 
 METADATA = "zarr.json"
@@ -38,21 +37,6 @@ ATTRIBUTES = "voxelmill"
 
 SEAL = "voxelmill_crc32c"
 """Key, beside it, of a checksum of the metadata: a digit that was flipped on disk would be silent."""
-
-
-def _put(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(path)
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):  # the first error says more
-            partial.unlink()
-        raise
 
 
 def _sealed(metadata: dict[str, Any]) -> bytes:
@@ -97,14 +81,14 @@ def write_group(root: Path, path: str, attributes: dict[str, Any]) -> None:
     if read_attributes(root, path) == attributes and metadata_damage(root, path) is None:
         return
     metadata = {"attributes": {ATTRIBUTES: attributes}, "zarr_format": 3, "node_type": "group"}
-    _put(root / path / METADATA, _sealed(metadata))
+    write_whole(root / path / METADATA, _sealed(metadata))
 
 
 def write_attributes(array: ShardedArray, attributes: dict[str, Any]) -> None:
     """Replace an array's attributes; one atomic write."""
     file = array.folder / METADATA
     metadata = json.loads(file.read_bytes()) | {"attributes": {ATTRIBUTES: attributes}}
-    _put(file, _sealed(metadata))
+    write_whole(file, _sealed(metadata))
 
 
 def read_attributes(root: Path, path: str) -> dict[str, Any] | None:
@@ -174,7 +158,7 @@ def create_array(
         fill_value=0,
     )
     metadata = made.metadata.to_buffer_dict(default_buffer_prototype())[METADATA].to_bytes()
-    _put(root / path / METADATA, _sealed(json.loads(metadata)))
+    write_whole(root / path / METADATA, _sealed(json.loads(metadata)))
     return open_array(root, path)
 
 

@@ -39,6 +39,14 @@ def integer(fields: Mapping[str, str], key: str) -> int:
         raise FormatError(f"{key} in the header is not a whole number. Mend the header.") from None
 
 
+def number_of_axes(fields: Mapping[str, str], key: str, what: str) -> int:
+    """Two to four, which are read; `what` names the format."""
+    axes = integer(fields, key)
+    if not 2 <= axes <= 4:
+        raise FormatError(f"{key} in the {what} header is {axes}; 2 to 4 are read. Mend the header.")
+    return axes
+
+
 def sizes(fields: Mapping[str, str], key: str, axes: int) -> list[int]:
     """The numbers of voxels along axes, each at least 1."""
     found = fields.get(key, "").split()

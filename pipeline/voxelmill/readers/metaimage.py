@@ -12,7 +12,7 @@ import numpy as np
 
 from voxelmill.errors import FormatError, SpacingError
 from voxelmill.readers.common import Hints, PackedVolume, Packing, data_file
-from voxelmill.readers.fields import add_field, check_numbers, integer, sizes
+from voxelmill.readers.fields import add_field, check_numbers, integer, number_of_axes, sizes
 from voxelmill.readers.itk import Header, read_header
 from voxelmill.volume import Volume
 
@@ -66,9 +66,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
 
 def _check_fields(fields: dict[str, str]) -> None:
     """Refuse numbers that are none before ITK sees them."""
-    axes = integer(fields, "NDims")
-    if not 2 <= axes <= 4:
-        raise FormatError(f"NDims in the MetaImage header is {axes}; 2 to 4 are read. Mend the header.")
+    axes = number_of_axes(fields, "NDims", "MetaImage")
     sizes(fields, "DimSize", axes)
     _dtype(fields)
     if "ElementNumberOfChannels" in fields:

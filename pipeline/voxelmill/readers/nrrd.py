@@ -12,7 +12,7 @@ import numpy as np
 
 from voxelmill.errors import FormatError, SpacingError
 from voxelmill.readers.common import Hints, PackedVolume, Packing, data_file
-from voxelmill.readers.fields import add_field, check_numbers, integer, sizes
+from voxelmill.readers.fields import add_field, check_numbers, integer, number_of_axes, sizes
 from voxelmill.readers.itk import Header, read_header
 from voxelmill.volume import Volume
 
@@ -67,9 +67,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
 
 def _check_fields(fields: dict[str, str]) -> None:
     """Refuse numbers that are none before ITK sees them."""
-    axes = integer(fields, "dimension")
-    if not 2 <= axes <= 4:
-        raise FormatError(f"dimension in the NRRD header is {axes}; 2 to 4 are read. Mend the header.")
+    axes = number_of_axes(fields, "dimension", "NRRD")
     sizes(fields, "sizes", axes)
     _dtype(fields)
     if "spaceorigin" in fields:
