@@ -14,7 +14,7 @@ import runs
 from datasets import manifest, of_cases, stores, times, write_rows
 
 from voxelmill import preprocess
-from voxelmill.errors import SettingsChangedError, VoxelmillError
+from voxelmill.errors import SettingsChangedError, StoreError, VoxelmillError
 from voxelmill.memory import Memory
 from voxelmill.plan import Plan
 from voxelmill.training import training_cases
@@ -305,6 +305,26 @@ class TestLeftovers:
         (out / self.PARTIAL).write_bytes(b"being written")
         preprocess.prepare_case(case)
         assert (out / self.PARTIAL).read_bytes() == b"being written"
+
+    def test_a_worker_whose_driver_died_mixes_nothing_into_the_next_run(self, made, out):
+        """A job outlives its driver, while the next run makes its case anew under other settings."""
+        plan = Plan.load(out)
+        case = next(c for c in training_cases(out, plan, "fullres", Memory()) if c.case == "b")
+        image = np.zeros((case.plan.channels, *case.plan.shape), "f4")
+        after = {}
+
+        def write_late():
+            with preprocess._writer(case, "image") as pieces:
+                assert not runs.process(made.source, out, restart=True, order=1).failed
+                after.update(stores(out))
+                pieces.write((0, 0, 0, 0), image)
+
+        with pytest.raises(StoreError, match="another run has made the array anew"):
+            write_late()
+        with pytest.raises(StoreError, match="holds something else under the case's name"):
+            preprocess.write_shard(case, 0)
+        assert stores(out) == after
+        assert not list(out.rglob("*.partial"))
 
     def test_a_run_sweeps_what_a_killed_one_left(self, made, out):
         before = stores(out)

@@ -9,6 +9,7 @@ what is missing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from voxelmill.lease import live_ids
 from voxelmill.memory import Memory
 from voxelmill.partials import RUN, sweep
 from voxelmill.plan import Plan
+from voxelmill.shards import ArrayWriter
 from voxelmill.share import Share
 from voxelmill.training import TrainingCase, deal, missing_of, training_cases
 
@@ -210,15 +212,27 @@ def write_shard(case: TrainingCase, number: int, only: Literal["image", "label"]
     pieces = list(case.work.pieces(box, piece))
     with case.memory.hold(needed):
         if only != "label":
-            with store.open_array(case.root, f"{case.path}/image").writer() as image:
+            with _writer(case, "image") as image:
                 for channel in range(case.plan.channels):
                     for part in pieces:
                         image.write((channel, *part.start), image_block(case, channel, part)[None])
         if case.has_label and only != "image":
-            with store.open_array(case.root, f"{case.path}/label").writer() as label:
+            with _writer(case, "label") as label:
                 for part in pieces:
                     label.write(part.start, label_block(case, part))
     return None if only == "label" else case.plan.channels * box.size
+
+
+@contextmanager
+def _writer(case: TrainingCase, name: str) -> Iterator[ArrayWriter]:
+    """Where the shards of an array are written to.
+
+    A worker whose driver was killed goes on for a while, beside the next run. What that one made anew, under
+    other settings perhaps, is refused here; what it makes anew later, by the writer.
+    """
+    with store.open_array(case.root, f"{case.path}/{name}").writer() as pieces:
+        case.check()
+        yield pieces
 
 
 def image_block(case: TrainingCase, channel: int, write: Box) -> Array:

@@ -127,6 +127,14 @@ class ShardedArray:
         end = int(present.sum(axis=1).max(initial=0)) + self.index_bytes
         return end == size and len(present) == self.chunks_within(index)
 
+    def made(self) -> tuple[int, int] | None:
+        """What tells this array from one that is made anew in its place; None where it is gone."""
+        try:
+            found = (self.folder / "zarr.json").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_ino, found.st_mtime_ns
+
     def file(self, index: Index) -> Path:
         """The file of one shard."""
         return self.folder.joinpath("c", *(str(i) for i in index))
@@ -198,10 +206,18 @@ class ShardedArray:
 
 
 class ArrayWriter:
-    """Writes shards from pieces that are made of whole chunks, and may belong to several shards at a time."""
+    """Writes shards from pieces that are made of whole chunks, and may belong to several shards at a time.
+
+    Raises
+    ------
+    StoreError
+        From `write`, if the array was removed or made anew since: by another run, after this one's driver
+        died.
+    """
 
     def __init__(self, array: ShardedArray) -> None:
         self._array = array
+        self._made = array.made()
         self._open: dict[Index, _ShardWriter] = {}
 
     def write(self, start: Sequence[int], values: Array) -> None:
@@ -214,8 +230,17 @@ class ArrayWriter:
             shard = self._open[index]
             shard.write(part, values[_within(part, box.start)])
             if shard.is_complete:
+                self._check_same(index)
                 shard.finish()
                 del self._open[index]
+
+    def _check_same(self, index: Index) -> None:
+        if self._array.made() != self._made:
+            where = f"{self._array.folder.parent.name}/{self._array.folder.name}"
+            raise StoreError(
+                f"shard {'/'.join(map(str, index))} of {where} is not written: another run has made the "
+                "array anew. Leave OUT to it."
+            )
 
     def check(self) -> None:
         """Refuse to leave a shard unfinished."""

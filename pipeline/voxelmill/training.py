@@ -95,6 +95,20 @@ class TrainingCase:
             return (self.root / self.path).exists()
         return bool(attributes.get("settings") != self.token)
 
+    def check(self) -> None:
+        """Refuse to write where something else lies under the case's name.
+
+        Raises
+        ------
+        StoreError
+            If it does.
+        """
+        if self.is_stale:
+            raise StoreError(
+                "the training store holds something else under the case's name. Run `voxelmill plan OUT "
+                "--restart`."
+            )
+
     def create(self, attributes: dict[str, Any]) -> None:
         """Create the case's group and arrays, unless they are there.
 
@@ -103,11 +117,7 @@ class TrainingCase:
         StoreError
             If something else is there.
         """
-        if self.is_stale:
-            raise StoreError(
-                "the training store holds something else under the case's name. Run `voxelmill plan OUT "
-                "--restart`."
-            )
+        self.check()
         store.write_group(self.root, self.path, attributes)
         for name, layout in self.layouts().items():
             store.create_array(self.root, f"{self.path}/{name}", *layout, self.settings.store)
