@@ -32,10 +32,8 @@ class _Listener:
     def __call__(self, exitcode: int) -> None:
         kills = count_kills()
         if exitcode != 0 and self._nanny.worker_address is not None:
-            death = {"worker": self._nanny.worker_address, "exit": exitcode, "killed_for_memory": False}
-            death["killed_for_memory"] = any(
-                now > before for before, now in zip(self._kills, kills, strict=True)
-            )
+            rose = any(now > before for before, now in zip(self._kills, kills, strict=True))
+            death = {"worker": self._nanny.worker_address, "exit": exitcode, "killed_for_memory": rose}
             self._nanny.log_event(TOPIC, death)
         self._kills = kills
         self._afterwards(exitcode)
@@ -54,10 +52,8 @@ def _group_files() -> list[Path]:
         return []
     found = []
     for controller, path in groups:
-        root, name = (
-            Path("/sys/fs/cgroup", controller),
-            "memory.oom_control" if controller else "memory.events",
-        )
+        root = Path("/sys/fs/cgroup", controller)
+        name = "memory.oom_control" if controller else "memory.events"
         found += [root / path.lstrip("/") / name, root / name]
     return found
 

@@ -128,9 +128,8 @@ def _execute_on(client: Client, tasks: Iterator[Task], watch: Watch) -> Iterator
             suspects += [(part, None) for part in alone]
     guilty: dict[Any, tuple[str, str]] = {}
     for of, error in suspects:
-        if (
-            error is None or error.task not in guilty
-        ):  # what it waits for may have killed three more workers already
+        # What it waits for may have killed three more workers already.
+        if error is None or error.task not in guilty:
             ((_, result),) = _Window(client, watch).results(iter([of]))
             if isinstance(result, list):
                 yield from result
