@@ -118,6 +118,7 @@ def test_what_is_full_stays_full(disk, undisturbed):
     ends_with_one_line(done.stderr, "OUT's disk is full")
     found = stores(out)
     records = {k.split("/")[1] for k in before if f"raw.zarr/{k.split('/')[1]}/zarr.json" in found}
+    assert records
     for key, value in before.items():
         if key.split("/")[1] in records:
             assert found[key] == value

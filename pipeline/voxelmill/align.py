@@ -17,16 +17,13 @@ from voxelmill import store
 from voxelmill.cases import RawCase
 from voxelmill.config import Config, RepairConfig
 from voxelmill.errors import FormatError, GeometryError
-from voxelmill.geometry import Geometry
+from voxelmill.geometry import SAME_GRID, Geometry
 from voxelmill.incoming import Incoming, as_stored, label_dtype, rescaling, stored_dtype, whole_numbers
 from voxelmill.layout import raw_layout
 from voxelmill.memory import Memory, SlabCost, image_cost, label_cost
 from voxelmill.regrid import Regridded
 from voxelmill.shards import ShardedArray
 from voxelmill.volume import Array, Repair, Slab, Volume
-
-TOLERANCE = 0.1
-"""Voxels by which corners may lie apart and still count as one grid at right angles."""
 
 Reason = Literal["shear", "grids"]
 """The setting that a volume is brought onto another grid by."""
@@ -61,7 +58,7 @@ class Aim:
             return "shear"
         if repair.grids == "refuse":
             raise GeometryError(
-                f"{what} {_apart(found, self.first)}; one grid is needed, within {TOLERANCE} voxels. Mend "
+                f"{what} {_apart(found, self.first)}; one grid is needed, within {SAME_GRID} voxels. Mend "
                 "its header, or have it resampled onto channel 0: --set repair.grids=resample."
             )
         return "grids"
@@ -189,19 +186,19 @@ class Staging:
 
 def _aim(first: Geometry, repair: RepairConfig) -> Aim:
     """The first channel's grid, at right angles where it is not."""
-    if first.shear_voxels <= TOLERANCE:
+    if first.shear_voxels <= SAME_GRID:
         return Aim(first, first)
     if repair.shear == "refuse":
         raise GeometryError(
             f"the axes of channel 0 are not at right angles: they are {first.shear_degrees:.1f} degrees off, "
-            f"{first.shear_voxels:.3g} voxels at the farthest corner; at most {TOLERANCE} is accepted. Undo "
+            f"{first.shear_voxels:.3g} voxels at the farthest corner; at most {SAME_GRID} is accepted. Undo "
             "the tilt before, or have it undone: --set repair.shear=undo."
         )
     return Aim(first, first.unsheared())
 
 
 def _agree(a: Geometry, b: Geometry) -> bool:
-    return a.shape == b.shape and b.displacement(a) <= TOLERANCE
+    return a.shape == b.shape and b.displacement(a) <= SAME_GRID
 
 
 def _apart(found: Geometry, first: Geometry) -> str:

@@ -91,7 +91,7 @@ def check_case(where: str, case: str) -> None:
         raise SourceError(f"{where}: the id {case!r} {problem}. Rename the case.")
 
 
-def place_of(where: str, folder: Path, stated: str, outside: bool) -> Path:
+def path_of(where: str, folder: Path, stated: str, outside: bool) -> Path:
     """The path that a source states, which lies in the source's folder or below unless `outside` allows more.
 
     Raises

@@ -25,6 +25,10 @@ ROUNDING = 1e-3
 """Voxels by which the corners of a grid may lie beyond another's without adding a row to it."""
 
 
+SAME_GRID = 0.1
+"""Voxels by which corners may lie apart and still count as those of one grid."""
+
+
 @dataclass(frozen=True)
 class Box:
     """Half-open region of an array, in voxels: ``start <= index < stop`` on each axis."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from voxelmill import readers
-from voxelmill.case_files import CaseSource, Sources, check_case, count_endings, place_of, stated_spacing
+from voxelmill.case_files import CaseSource, Sources, check_case, count_endings, path_of, stated_spacing
 from voxelmill.errors import SourceError
 from voxelmill.manifest import read_json
 
@@ -142,4 +142,4 @@ def _entry(source: Path, case: str, entry: Any, channels: int, outside: bool) ->
 def _place(source: Path, case: str, stated: str, outside: bool) -> Path:
     """A path of the key `dataset`; one that begins with a variable leads where its user says."""
     free = outside or stated.startswith("$")
-    return place_of(f"dataset.json: a path of case {case!r}", source, os.path.expandvars(stated), free)
+    return path_of(f"dataset.json: a path of case {case!r}", source, os.path.expandvars(stated), free)

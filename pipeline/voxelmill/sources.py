@@ -19,7 +19,7 @@ from voxelmill.case_files import (
     check_case,
     count_endings,
     parse_spacing,
-    place_of,
+    path_of,
     stated_spacing,
 )
 from voxelmill.dicom_config import DicomConfig
@@ -176,7 +176,7 @@ def _check_places(
     for name in (*names, "label"):
         stated = row.get(name)
         if isinstance(stated, str):
-            place_of(f"row {number}: the path in column {name!r}", folder, stated, outside)
+            path_of(f"row {number}: the path in column {name!r}", folder, stated, outside)
 
 
 def _check_columns(folder: Path, rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> None:
@@ -202,8 +202,8 @@ def _row_case(
     label = row.get("label") or None
     if not isinstance(label, str | None):
         raise SourceError(f"row {number}: label is {label!r}; a path, or nothing, is needed. Correct it.")
-    paths = tuple(place_of(f"row {number}", folder, row[name], outside) for name in names)
-    label_path = place_of(f"row {number}", folder, label, outside) if label else None
+    paths = tuple(path_of(f"row {number}", folder, row[name], outside) for name in names)
+    label_path = path_of(f"row {number}", folder, label, outside) if label else None
     spacing = _row_spacing(number, row.get("spacing")) or stated_spacing(paths[0], case)
     return CaseSource(case, paths, label_path, spacing)
 

@@ -177,9 +177,9 @@ def _look(out: Path, plan: Plan | None) -> list[_Looked]:
     with suppress(StoreError):
         names |= set(read_dataset(out).cases)
     planned = list[TrainingCase]()
-    for configuration in plan.configurations if plan is not None else ():
-        assert plan is not None
-        planned += training_cases(out, plan, configuration, Memory())
+    if plan is not None:
+        for configuration in plan.configurations:
+            planned += training_cases(out, plan, configuration, Memory())
     names |= {case.case for case in planned}
     with ThreadPoolExecutor(LOOKED_AT_TOGETHER) as threads:
         raw = threads.map(lambda name: _look_at_raw(RawCase(out, name), failed.get(name)), sorted(names))

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxelmill.errors import GeometryError, SpacingError
-from voxelmill.geometry import Geometry, Triple
+from voxelmill.geometry import SAME_GRID, Geometry, Triple
 from voxelmill.readers.common import Hints
 from voxelmill.volume import Repair
 
@@ -22,7 +22,6 @@ Size = tuple[int, int, int]
 Vector = npt.NDArray[np.float64]
 
 MENDING = "Restore the file, or convert it again from its source."
-TOLERANCE = 0.1  # voxels by which sform and qform may place a corner differently
 SAME_SPACING = 1e-3  # of pixdim, by which an affine may differ from it: it repeats it with more rounding
 _MILLIMETRES = {1: 1000.0, 3: 0.001}  # codes for metres and micrometres
 
@@ -107,10 +106,10 @@ def _disagreement(
             other = _form(header, name, _x_y_z(geometry), scale, spacing)
         except GeometryError:
             return f"the NIfTI header has a {name} that makes no sense, and a {chosen}"
-        if (apart := geometry.displacement(other)) > TOLERANCE:
+        if (apart := geometry.displacement(other)) > SAME_GRID:
             return (
                 f"sform and qform of the NIfTI header place a corner {apart:.3g} voxels apart, at most "
-                f"{TOLERANCE} is accepted: {chosen} has {_state(geometry)}, {name} {_state(other)}"
+                f"{SAME_GRID} is accepted: {chosen} has {_state(geometry)}, {name} {_state(other)}"
             )
     return None
 
