@@ -215,7 +215,7 @@ class RawCase:
         under a name of its own, and the first that is complete gets its name.
         """
         path = f"{self.case}/mask"
-        if not self._has_mask():
+        if not self.has_mask:
             partial = str(partial_name(Path(path)))
             try:
                 self._write_mask(partial, memory)
@@ -223,6 +223,12 @@ class RawCase:
             finally:
                 store.remove_group(self.root, partial)
         return self.mask_counts()
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the filled non-zero mask is there, whole."""
+        path = f"{self.case}/mask"
+        return store.read_attributes(self.root, path) is not None and self._is_whole(path)
 
     @property
     def is_whole(self) -> bool:
@@ -276,16 +282,12 @@ class RawCase:
         except StoreError:
             return False
 
-    def _has_mask(self) -> bool:
-        path = f"{self.case}/mask"
-        return store.read_attributes(self.root, path) is not None and self._is_whole(path)
-
     def _name_mask(self, partial: str, path: str) -> None:
         """Rename a mask that is complete, unless another task was quicker."""
         try:
             (self.root / partial).rename(self.root / path)
         except OSError:
-            if not self._has_mask():  # damaged, and in the way
+            if not self.has_mask:  # damaged, and in the way
                 store.remove_group(self.root, path)
                 (self.root / partial).rename(self.root / path)
 

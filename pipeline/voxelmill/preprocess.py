@@ -33,7 +33,7 @@ from voxelmill.partials import RUN, sweep
 from voxelmill.plan import Plan
 from voxelmill.shards import ArrayWriter
 from voxelmill.share import Share
-from voxelmill.training import TrainingCase, deal, missing_of, training_cases
+from voxelmill.training import TrainingCase, deal, lacking_mask, missing_of, training_cases
 
 Array = npt.NDArray[Any]
 
@@ -103,13 +103,15 @@ def _make(cases: Sequence[TrainingCase], dealt: Sequence[range], engine: Engine,
 
 
 def _waiting(cases: Sequence[TrainingCase], dealt: Sequence[range]) -> list[tuple[TrainingCase, list[int]]]:
-    """Cases with the shards of theirs that are to be made, none without."""
+    """Cases with the shards of theirs that are to be made; without any, where the mask alone is lacking."""
     mine = [(case, numbers) for case, numbers in zip(cases, dealt, strict=True) if numbers]
     missing = missing_of(case for case, _ in mine)
+    lacking = lacking_mask(case for case, _ in mine)
     found = [
-        (case, [n for n in of if n in numbers]) for (case, numbers), of in zip(mine, missing, strict=True)
+        (case, [n for n in of if n in numbers], is_lacking)
+        for (case, numbers), of, is_lacking in zip(mine, missing, lacking, strict=True)
     ]
-    return [(case, numbers) for case, numbers in found if numbers]
+    return [(case, numbers) for case, numbers, is_lacking in found if numbers or is_lacking]
 
 
 def _sweep(cases: Iterable[TrainingCase], but: str = "") -> None:
@@ -150,6 +152,9 @@ def _case_tasks(
     name = f"{case.configuration}-{case.case}"
     cost = CASE_VOXELS + case.voxels + case.crop_box.size
     prepare = task(f"prepare-{name}", case.case, prepare_case, case, rank=rank)
+    if not numbers:
+        yield prepare, cost
+        return
     if cost <= GROUP_VOXELS:
         shards = [task(f"shard-{name}-{n}", case.case, write_shard, case, n, rank=rank) for n in numbers]
         yield replace(together([prepare, *shards]), on_gpu=uses_gpu), cost

@@ -172,6 +172,12 @@ def missing_of(cases: Iterable[TrainingCase]) -> list[Sequence[int]]:
         return list(threads.map(TrainingCase.missing, cases))
 
 
+def lacking_mask(cases: Iterable[TrainingCase]) -> list[bool]:
+    """Whether each case depends on a mask that is not whole, or not there."""
+    with ThreadPoolExecutor(LOOKED_AT_TOGETHER) as threads:
+        return list(threads.map(lambda case: case.needs_mask and not case.raw.has_mask, cases))
+
+
 def deal(cases: Sequence[TrainingCase], share: Share | None) -> list[range]:
     """Shards of each case that are a share's: one run through all cases, as many voxels in each share.
 
