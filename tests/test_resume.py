@@ -214,6 +214,16 @@ class TestMadeAgain:
         shutil.rmtree(out / "training.zarr" / "fullres" / "b")
         self.check(made, out, before)
 
+    def test_mask_alone(self, made, out):
+        """A raw case was lost, and with it the mask that its training shards were made with; those stay."""
+        before, at = stores(out), times(out)
+        shutil.rmtree(out / "raw.zarr" / "b")
+        assert not runs.process(made.source, out).failed
+        assert stores(out) == before
+        assert {p: t for p, t in times(out).items() if p.startswith("training")} == {
+            p: t for p, t in at.items() if p.startswith("training")
+        }
+
     @pytest.mark.parametrize("path", METADATA)
     def test_metadata_deleted(self, made, out, path):
         before = stores(out)
