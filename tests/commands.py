@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def collect_half_open():
     """Collect such sockets here, and not in a test that has nothing to do with them."""
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
         gc.collect()
+
+
+def wait_until(condition, seconds=60, say=lambda: "", pause=0.05):
+    """What `condition` returns, as soon as that is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, say()
+        time.sleep(pause)
+    return found
 
 
 def call(*words, cwd=None, timeout=120, **variables):

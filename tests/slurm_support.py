@@ -9,11 +9,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from commands import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BATCH = REPOSITORY / "cluster" / "batch"
@@ -54,15 +54,6 @@ def training(out):
     """Every file of OUT's training store, with its bytes."""
     files = (p for p in sorted((out / "training.zarr").rglob("*")) if p.is_file())
     return {str(p.relative_to(out)): p.read_bytes() for p in files}
-
-
-def wait_until(condition, seconds=60, say=lambda: ""):
-    """What `condition` returns, as soon as that is true."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, say()
-        time.sleep(0.1)
-    return found
 
 
 @contextmanager

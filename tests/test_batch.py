@@ -17,7 +17,8 @@ import datasets
 import psutil
 import pytest
 import yaml
-from slurm_support import BATCH, BIN, REPOSITORY, environment, local, tell, training, wait_until
+from commands import wait_until
+from slurm_support import BATCH, BIN, REPOSITORY, environment, local, tell, training
 
 SCRIPTS = sorted((REPOSITORY / "cluster").rglob("*.sh"))
 HERE = socket.gethostname().split(".")[0]

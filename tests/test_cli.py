@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import runs
-from commands import ENVIRONMENT, SCRIPT, alone, call
+from commands import ENVIRONMENT, SCRIPT, alone, call, wait_until
 from datasets import Grid, manifest, stores, write_rows
 
 SMALL = {"a": ((9, 12, 11), (1.5, 0.5, 0.5)), "b": ((8, 12, 13), (1.25, 0.75, 0.5))}
@@ -389,13 +389,6 @@ def started(words, log):
         return subprocess.Popen(
             [SCRIPT, *map(str, words)], stdout=file, stderr=file, start_new_session=True, env=ENVIRONMENT
         )
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def session(process):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from commands import ENVIRONMENT, SCRIPT, alone, call, status_within, within
+from commands import ENVIRONMENT, SCRIPT, alone, call, status_within, wait_until, within
 from datasets import stores
 
 from voxelmill.cluster.settings import DASK_CONFIG
@@ -57,10 +57,7 @@ def scheduler(folder, workers=0, **variables):
             "worker", "--nthreads=1", "--memory-limit=0", "--preload=voxelmill.worker", "--death-timeout=20"
         )
     try:
-        end = time.monotonic() + 30
-        while not (file.exists() and file.read_text().strip()):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait_until(lambda: file.exists() and file.read_text().strip(), 30)
         yield file, started[0]
     finally:
         for process in started:
@@ -180,10 +177,7 @@ def test_two_runs_on_one_out_are_refused_and_a_killed_one_is_taken_over(made, tm
     out = tmp_path / "out"
     with scheduler(tmp_path) as (file, _):  # a run that waits for workers
         first = start("run", made[0], out, f"--scheduler={file}", *MANY_SHARDS)
-        end = time.monotonic() + 60
-        while not list(out.glob("logs/lease/run.*.json")):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait_until(lambda: list(out.glob("logs/lease/run.*.json")))
         for words in (["run", made[0], out], ["ingest", made[0], out, "--share=1/2"]):
             second = alone(*words)
             assert second.returncode == 2

@@ -11,7 +11,8 @@ from contextlib import suppress
 import datasets
 import psutil
 import pytest
-from slurm_support import BATCH, BIN, REPOSITORY, local, running, tell, training, wait_until
+from commands import wait_until
+from slurm_support import BATCH, BIN, REPOSITORY, local, running, tell, training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 

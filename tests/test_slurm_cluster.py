@@ -13,8 +13,8 @@ import time
 import datasets
 import psutil
 import pytest
-from commands import ENVIRONMENT, SCRIPT
-from slurm_support import local, running, tell, training, wait_until
+from commands import ENVIRONMENT, SCRIPT, wait_until
+from slurm_support import local, running, tell, training
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.timeout(600)]
 
