@@ -15,7 +15,7 @@ import tifffile
 import zarr
 from nibabel import Nifti1Image, Nifti2Image
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
-from readers_support import save_ome_zarr, save_series, series
+from readers_support import enhanced, save_ome_zarr, save_series, series
 
 SHAPE = (4, 6, 5)
 VOXELS = np.random.default_rng(0).integers(0, 200, SHAPE).astype("i2")
@@ -100,6 +100,7 @@ def _dicom(folder):
         place = _place(folder, name, "")
         if name == "explicit":
             pydicom.dcmwrite(_place(folder, "single", ".dcm"), pieces[0])
+            pydicom.dcmwrite(_place(folder, "frames", ".dcm"), enhanced(pieces))
         save_series(place, pieces, [f"secret{n}.dcm" for n in range(len(pieces))])
 
 

@@ -1,5 +1,6 @@
 """What the tests of the readers share: grids at random, files as other programs write them."""
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import zarr
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from voxelmill.geometry import Box, Geometry
 from voxelmill.readers import open_volume
@@ -121,6 +122,41 @@ def save_series(folder: Path, pieces: list[FileDataset], names: list[str] | None
         name = names[n] if names else f"IM{len(list(folder.iterdir())):04d}"
         pydicom.dcmwrite(folder / name, piece)
     return folder
+
+
+def enhanced(pieces: list[FileDataset], **tags: object) -> FileDataset:
+    """One file of many frames of the slices of a series, in their order; tags are of the file as a whole."""
+    whole = copy.deepcopy(pieces[0])
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
+        delattr(whole, name)
+    del whole.RescaleIntercept
+    whole.NumberOfFrames = len(pieces)
+    whole.PixelData = b"".join(piece.PixelData for piece in pieces)
+    whole.PixelData += b"\0" * (len(whole.PixelData) % 2)
+    whole.SharedFunctionalGroupsSequence = [_macros(pieces[0], SHARED_MACROS)]
+    whole.PerFrameFunctionalGroupsSequence = [_macros(piece, FRAME_MACROS) for piece in pieces]
+    for name, value in tags.items():
+        setattr(whole, name, value)
+    return whole
+
+
+SHARED_MACROS = {
+    "PlaneOrientationSequence": ["ImageOrientationPatient"],
+    "PixelMeasuresSequence": ["PixelSpacing"],
+    "PixelValueTransformationSequence": ["RescaleSlope", "RescaleIntercept"],
+}
+FRAME_MACROS = {"PlanePositionSequence": ["ImagePositionPatient"]}
+
+
+def _macros(piece: FileDataset, macros: dict[str, list[str]]) -> Dataset:
+    groups = Dataset()
+    for sequence, names in macros.items():
+        item = Dataset()
+        for name in names:
+            setattr(item, name, getattr(piece, name))
+        setattr(groups, sequence, [item])
+    return groups
 
 
 def refuse(folder: Path, error: type[Exception], message: str, **options: object) -> str:

@@ -11,7 +11,8 @@ from readers_support import assemble, assert_holds, refuse, save_series, series
 from voxelmill.config import RepairConfig
 from voxelmill.errors import GeometryError, SpacingError
 from voxelmill.geometry import Box
-from voxelmill.readers import dicom, open_volume
+from voxelmill.readers import open_volume
+from voxelmill.readers.dicom_pixels import Pixels
 from voxelmill.volume import Repair
 
 RNG = np.random.default_rng(11)
@@ -140,8 +141,10 @@ class TestMissingSlices:
 
     def test_each_file_is_decoded_once(self, tmp_path, monkeypatch):
         volume = open_volume(self.without(tmp_path / "s", 2, 3), repair=RepairConfig(irregular="fill"))
-        read, decode = [], dicom._decode
-        monkeypatch.setattr(dicom, "_decode", lambda piece: read.append(piece.number) or decode(piece))
+        read, decode = [], Pixels.decode
+        monkeypatch.setattr(
+            Pixels, "decode", lambda self, piece: read.append(piece.number) or decode(self, piece)
+        )
         assemble(volume, 4)
         assert read == [6, 5, 2, 1]
 

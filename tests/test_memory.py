@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
-from readers_support import save_ome_zarr, save_series, series
+from readers_support import enhanced, save_ome_zarr, save_series, series
 
 from voxelmill.cluster import connect
 from voxelmill.config import make_config
@@ -92,6 +92,10 @@ def save_dicom(folder, array):
     save_series(folder / "a", list(series(array)))
 
 
+def save_frames(folder, array):
+    save_series(folder / "a", [enhanced(list(series(array)))])
+
+
 def save_chunks(folder, array):
     """Chunks thicker than a slab within 300 MiB."""
     save_ome_zarr(folder / "a.ome.zarr", array)
@@ -110,6 +114,7 @@ WRITERS = {
     "tiff, tiled, deflate": save_tiff(compression="zlib", tile=(256, 256), bigtiff=True),
     "tiff, stack": save_stack,
     "dicom": save_dicom,
+    "dicom, frames": save_frames,
     "ome-zarr": save_chunks,
 }
 
@@ -136,7 +141,7 @@ def check(planned, measured, limit):
 def test_every_reader(tmp_path, worker, voxels, name, limit):
     (tmp_path / "in").mkdir()
     WRITERS[name](tmp_path / "in", voxels)
-    check(*run(tmp_path / "in", worker, limit, channels=["CT" if name == "dicom" else "zscore"]), limit)
+    check(*run(tmp_path / "in", worker, limit, channels=["CT" if "dicom" in name else "zscore"]), limit)
 
 
 @pytest.mark.parametrize("limit", LIMITS)

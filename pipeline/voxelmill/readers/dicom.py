@@ -1,4 +1,4 @@
-"""A DICOM series of one file per slice.
+"""A DICOM series: a file per slice, or files of many frames.
 
 In: a folder, or one file. Out: a volume that decodes one slice at a time. Stored values are kept where
 one slope and intercept hold for all slices; where they differ, values are rescaled to float32. Slices that
@@ -13,26 +13,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless
 
-from voxelmill.errors import FormatError
 from voxelmill.geometry import Box
 from voxelmill.readers.common import Hints
 from voxelmill.readers.dicom_files import dicom_files
 from voxelmill.readers.dicom_grid import Grid, make_grid
-from voxelmill.readers.dicom_headers import Slice, describe, read_slices
+from voxelmill.readers.dicom_headers import read_slices
+from voxelmill.readers.dicom_pixels import Pixels
 from voxelmill.readers.dicom_series import choose_series
 from voxelmill.readers.microscopy import Latest
-from voxelmill.readers.quiet import quiet
 from voxelmill.readers.uneven import blend
 from voxelmill.volume import Convert, Slab, Volume, put
-
-DECODERS = {
-    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
-    **dict.fromkeys((JPEG2000Lossless, JPEG2000), "pylibjpeg"),
-}
-"""Pixel handlers where pydicom would take GDCM, which ends the process over some damaged slices."""
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
@@ -45,6 +36,7 @@ def open_volume(path: Path, hints: Hints) -> Volume:
 class _Series(Volume):
     def __init__(self, grid: Grid, notes: tuple[str, ...], is_label: bool) -> None:
         self._slices, self._places, self._is_label = grid.slices, grid.places, is_label
+        self._pixels = Pixels()
         first = grid.slices[0]
         self._is_blended = any(place.weight for place in grid.places)
         self._is_uniform = len({(s.slope, s.intercept) for s in grid.slices}) == 1
@@ -104,30 +96,6 @@ class _Series(Volume):
 
     def _decoded(self, number: int) -> npt.NDArray[Any]:
         piece = self._slices[number]
-        stored = _decode(piece)
+        stored = self._pixels.decode(piece)
         values = stored if self._is_uniform else stored * piece.slope + piece.intercept
         return values.astype(self.dtype, copy=False)
-
-
-def _decode(piece: Slice) -> npt.NDArray[Any]:
-    syntax = "unknown"
-    try:
-        with quiet():
-            data = pydicom.dcmread(piece.path)
-            uid = data.file_meta.TransferSyntaxUID
-            syntax = uid.name
-            data.pixel_array_options(decoding_plugin=DECODERS.get(uid, ""))
-            pixels: npt.NDArray[Any] = data.pixel_array
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # of a pixel handler, a panic of Rust's too; it may quote names
-        raise FormatError(
-            f"{describe(piece)} does not decode from {syntax} ({type(error).__name__}). "
-            "Restore the file from its source."
-        ) from None
-    if pixels.shape != piece.shape or pixels.dtype.kind == "f":
-        raise FormatError(
-            f"{describe(piece)} decodes to {pixels.shape} {pixels.dtype}; integers of shape {piece.shape} "
-            "are expected. Restore the file from its source."
-        )
-    return pixels

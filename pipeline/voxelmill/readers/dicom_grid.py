@@ -143,8 +143,8 @@ def _take_first(
     return kept, (Repair(f"repair.duplicates={choice}", what),) if several else ()
 
 
-def _instance(piece: Slice) -> float:
-    return float("inf") if piece.number is None else piece.number
+def _instance(piece: Slice) -> tuple[float, int]:
+    return (float("inf") if piece.number is None else piece.number, piece.frame or 0)
 
 
 def _place(

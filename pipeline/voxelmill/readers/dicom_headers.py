@@ -1,7 +1,7 @@
 """DICOM headers -> records of slices: where each lies and how its values are stored.
 
-In: paths of DICOM files. Out: a `Slice` each. Reads headers only, and of them the tags listed here. Messages
-name slices by position and InstanceNumber.
+In: paths of DICOM files. Out: a `Slice` each, or one for each frame. Reads headers only, and of them the tags
+listed here. Messages name slices by position, InstanceNumber and frame.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from voxelmill.errors import FormatError, GeometryError
+from voxelmill.readers.dicom_frames import EACH, SHARED, count_frames, split
 from voxelmill.readers.quiet import quiet
 
 TAGS = [
+    EACH,
+    SHARED,
     "BitsAllocated",
     "BurnedInAnnotation",
     "Columns",
@@ -52,12 +60,14 @@ _UNREADABLE = (InvalidDicomError, ValueError, TypeError, IndexError, AttributeEr
 
 @dataclass(frozen=True)
 class Slice:
-    """One DICOM file: what its header says of where it lies and how its values are stored.
+    """One DICOM file, or one frame of it: what is said of where it lies and how its values are stored.
 
-    Vectors are DICOM's own x, y, z; `spacing` is in rows (y), columns (x).
+    Vectors are DICOM's own x, y, z; `spacing` is in rows (y), columns (x). `frame` counts from 0 and is None
+    where the file describes no frames; `pixel_bytes` are those of the whole file, decoded.
     """
 
     path: Path
+    frame: int | None
     uid: str
     series_number: int
     number: int | None
@@ -74,6 +84,7 @@ class Slice:
     is_burned_in: bool
     pixel_bytes: int
     file_bytes: int
+    syntax: str
     is_compressed: bool
     problem: str | None
 
@@ -96,7 +107,7 @@ def read_slices(paths: Iterable[Path]) -> tuple[list[Slice], tuple[str, ...]]:
             with quiet():
                 header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
                 if _is_image(header):
-                    slices.append(_slice(path, header))
+                    slices += _slices(path, header)
                 else:
                     others += 1
         except _UNREADABLE:
@@ -136,10 +147,17 @@ def axes(piece: Slice) -> tuple[npt.NDArray[np.float64], ...]:
 def describe(piece: Slice) -> str:
     """A slice as messages name it."""
     z = f"{piece.along(axes(piece)[2]):.2f} mm" if piece.orientation else "an unknown position"
-    return f"the slice at {z} (InstanceNumber {piece.number})"
+    frame = "" if piece.frame is None else f", frame {piece.frame + 1}"
+    return f"the slice at {z} (InstanceNumber {piece.number}{frame})"
 
 
-def _slice(path: Path, header: Any) -> Slice:
+def _slices(path: Path, header: Any) -> list[Slice]:
+    """One for each frame; one with a problem where frames are not described."""
+    frames = [_slice(path, frame, number) for number, frame in enumerate(split(header))]
+    return frames or [_slice(path, header, None)]
+
+
+def _slice(path: Path, header: Any, frame: int | None) -> Slice:
     def floats(name: str) -> tuple[float, ...]:
         return tuple(float(v) for v in (header.get(name) or ()))
 
@@ -147,8 +165,10 @@ def _slice(path: Path, header: Any) -> Slice:
     thickness = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
     number = header.get("InstanceNumber")
     samples, bits = int(header.get("SamplesPerPixel") or 1), int(header.BitsAllocated)
+    syntax = header.file_meta.get("TransferSyntaxUID")
     return Slice(
         path=path,
+        frame=frame,
         uid=str(header.get("SeriesInstanceUID", "")),
         series_number=int(header.get("SeriesNumber") or 0),
         number=None if number is None else int(number),
@@ -163,10 +183,11 @@ def _slice(path: Path, header: Any) -> Slice:
         modality=header.get("Modality"),
         is_localizer="LOCALIZER" in (header.get("ImageType") or ()),
         is_burned_in=header.get("BurnedInAnnotation") == "YES",
-        pixel_bytes=int(header.Rows) * int(header.Columns) * samples * bits // 8,
+        pixel_bytes=int(header.Rows) * int(header.Columns) * samples * bits // 8 * count_frames(header),
         file_bytes=path.stat().st_size,
-        is_compressed=header.file_meta.get("TransferSyntaxUID") not in _PLAIN,
-        problem=_problem(header),
+        syntax="unknown" if syntax is None else syntax.name,
+        is_compressed=syntax not in _PLAIN,
+        problem=_problem(header, frame),
     )
 
 
@@ -174,14 +195,17 @@ def _number(value: Any, default: float) -> float:
     return default if value is None else float(value)
 
 
-def _problem(header: Any) -> str | None:
+def _problem(header: Any, frame: int | None) -> str | None:
     """Why an image cannot be part of a series of slices, or None."""
     photometric = str(header.get("PhotometricInterpretation", ""))
-    if (frames := int(header.get("NumberOfFrames") or 1)) > 1:
+    frames, described = count_frames(header), len(header.get(EACH) or ())
+    if frame is None and (frames > 1 or described):
         return (
-            f"a DICOM file is multi-frame and holds {frames} frames; files of one slice are read. Convert it "
-            "to one file per frame, or to NIfTI."
+            f"a DICOM file is multi-frame and holds {frames} frames, but describes where {described} of them "
+            "lie. Restore it, or convert it to one file per frame or to NIfTI."
         )
+    if frame is not None and header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        return "a DICOM file is multi-frame and deflated as a whole. Convert it to an uncompressed one."
     if not photometric.startswith("MONOCHROME") or header.get("SamplesPerPixel", 1) != 1:
         return f"the DICOM images are {photometric}; MONOCHROME is read. Take the series before colouring."
     if header.Rows < 1 or header.Columns < 1:
