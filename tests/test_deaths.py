@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from commands import HALF_OPEN, collect_half_open
@@ -53,6 +55,13 @@ def leave():
     os._exit(3)
 
 
+def use_up(group):
+    """Take more memory than the control group has."""
+    settle()
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    bytearray(64 * 2**20)
+
+
 def cause(client, function, *args):
     (outcome,) = execute([task(function.__name__, "case", function, *args)], client)
     return outcome
@@ -79,6 +88,33 @@ def test_the_cause_says_how_the_worker_ended(cluster, capfd, function, args, why
     assert "Fatal Python error" not in capfd.readouterr().err
 
 
+@pytest.fixture
+def small_group():
+    """A control group, of version 1 or 2, whose processes may take 32 MiB together."""
+    for place in ("memory/*/memory.limit_in_bytes", "*/memory.max"):
+        limit = Path("/sys/fs/cgroup", place.replace("*", f"voxelmill-{os.getpid()}"))
+        with suppress(OSError):
+            limit.parent.mkdir()
+        try:
+            if limit.exists():
+                limit.write_text(str(32 * 2**20))
+                yield limit.parent
+                return
+        finally:
+            if limit.parent.is_dir():
+                limit.parent.rmdir()
+    pytest.skip("no control group for memory can be made here")
+
+
+@pytest.mark.slow
+def test_the_kernel_kills_a_worker_for_lack_of_memory(cluster, small_group):
+    found = cause(cluster, use_up, small_group)
+    assert found.cause == (
+        "its worker died three times while working on it: the kernel killed it for lack of memory. It was "
+        "skipped. Rerun with fewer workers or more memory."
+    )
+
+
 def test_what_nobody_told_of_is_a_job_or_node_that_is_gone():
     assert explain(None) == (
         "its job or node is gone with it: walltime, cancelled, or lost",
@@ -88,9 +124,10 @@ def test_what_nobody_told_of_is_a_job_or_node_that_is_gone():
 
 def test_a_kill_by_the_kernel_is_told_from_another():
     """The kernel's own count of such kills has risen since the worker began."""
-    why, advice = explain({"exit": -9, "killed_for_memory": True})
-    assert why == "the kernel killed it for lack of memory"
-    assert advice == "Rerun with fewer workers or more memory."
+    assert explain({"exit": -9, "killed_for_memory": True}) == (
+        "the kernel killed it for lack of memory",
+        "Rerun with fewer workers or more memory.",
+    )
 
 
 def test_kills_are_counted_where_the_kernel_tells_of_them():
