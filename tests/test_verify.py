@@ -182,11 +182,23 @@ def test_a_damaged_mask_is_made_again_without_the_source(out):
 def test_a_document_that_cannot_be_read_is_named_and_made_again(out, name):
     before = stores(out)
     (out / name).write_bytes(before[name][:-100])
-    assert [str(d) for d in damages(out)] == [f"OUT  {name}: cannot be read"]
+    assert [str(d) for d in damages(out)] == [f"OUT  {name}: is damaged, or was changed"]
     words = ["--preset=nnunet", "--set=target_spacing=[0.8,0.8,0.8]"]
     words += ["--set=store.shard_mib=1", "--set=store.chunk=[16,32,32]"]
     done = within("verify", out, "--repair", "--cluster=none", *words)
     assert done.exit_code == 0, done.stdout
+    assert stores(out) == before
+
+
+def test_one_digit_of_the_fingerprint_that_changed_is_found_and_mended(out):
+    before = stores(out)
+    text = before["fingerprint.json"].decode()
+    (out / "fingerprint.json").write_text(re.sub(r'("mean": -?)\d', lambda m: m[1] + "7", text, count=1))
+    assert [str(d) for d in damages(out)] == ["OUT  fingerprint.json: is damaged, or was changed"]
+    done = call("plan", out)
+    assert done.returncode == 2
+    assert "fingerprint.json in OUT was changed since it was written" in done.stderr
+    assert within("verify", out, "--repair", "--cluster=none").exit_code == 0
     assert stores(out) == before
 
 

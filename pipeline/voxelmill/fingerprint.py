@@ -5,8 +5,12 @@ Plain records. How they come about is in `statistics.py`, what follows from them
 
 from __future__ import annotations
 
+import hashlib
+from typing import Self
+
 from voxelmill.config import Model
 from voxelmill.document import Document
+from voxelmill.errors import StoreError
 from voxelmill.geometry import Shape, Triple
 from voxelmill.memory import SlabCost
 
@@ -75,3 +79,21 @@ class Fingerprint(Document):
     """Labels, background included: those that the source states, else those that occur."""
 
     cases: dict[str, CaseFingerprint]
+    checksum: str = ""
+    """Of all the rest; a file only has it. One digit more or less would normalise every case otherwise."""
+
+    def content(self) -> bytes:
+        """What the file holds."""
+        return super(Fingerprint, self.model_copy(update={"checksum": self._checksum()})).content()
+
+    @classmethod
+    def parse(cls, content: bytes, what: str) -> Self:
+        """The record that a file holds; see `Document.parse`."""
+        found = super().parse(content, what)
+        if found.checksum != found._checksum():
+            raise StoreError(f"{what} was changed since it was written. Run `{cls.COMMAND}` again.")
+        return found.model_copy(update={"checksum": ""})
+
+    def _checksum(self) -> str:
+        rest = self.model_dump_json(exclude={"checksum"}).encode()
+        return hashlib.blake2b(rest, digest_size=8).hexdigest()

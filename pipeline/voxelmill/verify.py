@@ -166,7 +166,7 @@ def _unreadable(out: Path, kind: type[Fingerprint] | type[Plan]) -> list[Damage]
     try:
         kind.load(out)
     except StoreError:
-        what = "cannot be read" if (out / kind.FILE).exists() else MISSING
+        what = "is damaged, or was changed" if (out / kind.FILE).exists() else MISSING
         return [Damage("", kind.FILE, None, what)]
     return []
 
