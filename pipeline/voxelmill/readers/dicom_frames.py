@@ -33,7 +33,7 @@ def split(header: Any) -> Iterator[Any]:
     if len(each) != count_frames(header):
         return
     common = Dataset()
-    common.update({e.tag: e for e in header if e.VR != "SQ"})
+    common.update({e.tag: e for e in header if e.keyword not in (SHARED, EACH)})
     for macros in header.get(SHARED) or ():
         _take(common, macros)
     for macros in each:
