@@ -2,6 +2,7 @@
 
 import copy
 import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def assert_holds(volume: Volume, expected: np.ndarray) -> None:
     box = Box((z // 3, y // 2, 1), (z, y, x - 1))
     np.testing.assert_array_equal(volume.read(box), expected[:, *box.slices])
     assert volume.read(box).dtype == volume.dtype
+
+
+def peak_bytes(volume: Volume) -> int:
+    """The most that reading a volume slice by slice holds at a time."""
+    list(volume.slabs(1))  # what libraries load at their first use
+    tracemalloc.start()
+    for _ in volume.slabs(1):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def channels_first(image: sitk.Image) -> np.ndarray:

@@ -3,11 +3,10 @@
 import json
 import signal
 import subprocess
-import time
 
 import datasets
 import pytest
-from commands import ENVIRONMENT, SCRIPT, alone, status_within, within
+from commands import ENVIRONMENT, SCRIPT, alone, status_within, wait_until, within
 from datasets import stores
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,8 +126,7 @@ def test_shares_at_once_one_of_them_killed_and_run_again(made, tmp_path):
         )
 
     running = [start(i) for i in (1, 2, 3)]
-    while not list((out / "training.zarr").rglob("*/c/*/*/*")):
-        time.sleep(0.01)
+    wait_until(lambda: list((out / "training.zarr").rglob("*/c/*/*/*")), pause=0.01)
     running[1].send_signal(signal.SIGKILL)
     assert [p.wait(120) for p in running] == [0, -signal.SIGKILL, 0]
     assert within("status", out).exit_code == 1

@@ -28,11 +28,7 @@ class Document(Model):
 
     def save(self, out: Path) -> None:
         """Write the file, under another name first."""
-        write_whole(out / self.FILE, self.content())
-
-    def content(self) -> bytes:
-        """What the file holds."""
-        return (self.model_dump_json(indent=1) + "\n").encode()
+        write_whole(out / self.FILE, (self.model_dump_json(indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, out: Path) -> Self:

@@ -6,6 +6,7 @@ Plain records. How they come about is in `statistics.py`, what follows from them
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Self
 
 from voxelmill.config import Model
@@ -82,9 +83,9 @@ class Fingerprint(Document):
     checksum: str = ""
     """Of all the rest; a file only has it. One digit more or less would normalise every case otherwise."""
 
-    def content(self) -> bytes:
-        """What the file holds."""
-        return super(Fingerprint, self.model_copy(update={"checksum": self._checksum()})).content()
+    def save(self, out: Path) -> None:
+        """Write the file, with its checksum; see `Document.save`."""
+        Document.save(self.model_copy(update={"checksum": self._checksum()}), out)
 
     @classmethod
     def parse(cls, content: bytes, what: str) -> Self:

@@ -42,7 +42,7 @@ _TAGS = [
 
 
 @dataclass(frozen=True)
-class Frames:
+class _Frames:
     """A file's frames: where they begin, and what a decoder of pydicom needs to know of them."""
 
     path: Path
@@ -55,7 +55,7 @@ class Pixels:
     """Decodes slices; what was learned of the last file of many frames is kept for the next of them."""
 
     def __init__(self) -> None:
-        self._latest: Frames | None = None
+        self._latest: _Frames | None = None
 
     def decode(self, piece: Slice) -> npt.NDArray[Any]:
         """Stored values, (rows, columns).
@@ -83,9 +83,10 @@ class Pixels:
         return pixels
 
     def _frame(self, path: Path, index: int) -> npt.NDArray[Any]:
-        if self._latest is None or self._latest.path != path:
-            self._latest = find_frames(path)
-        return decode_frame(self._latest, index)
+        found = self._latest  # another thread may be at another file
+        if found is None or found.path != path:
+            found = self._latest = _find_frames(path)
+        return _decode_frame(found, index)
 
 
 def _only(path: Path) -> npt.NDArray[Any]:
@@ -95,13 +96,13 @@ def _only(path: Path) -> npt.NDArray[Any]:
     return pixels
 
 
-def find_frames(path: Path) -> Frames:
+def _find_frames(path: Path) -> _Frames:
     """Read what stands before the frames of a file."""
     with path.open("rb") as file:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
         syntax = header.file_meta.TransferSyntaxUID
         options = as_pixel_options(header, transfer_syntax_uid=syntax, **_pixel_element(file, syntax))
-        return Frames(path, file.tell(), syntax, options)
+        return _Frames(path, file.tell(), syntax, options)
 
 
 def _pixel_element(file: BinaryIO, syntax: UID) -> dict[str, str]:
@@ -116,7 +117,7 @@ def _pixel_element(file: BinaryIO, syntax: UID) -> dict[str, str]:
     return {"pixel_keyword": "PixelData", "pixel_vr": kind[:2].decode("ascii")}
 
 
-def decode_frame(frames: Frames, index: int) -> npt.NDArray[Any]:
+def _decode_frame(frames: _Frames, index: int) -> npt.NDArray[Any]:
     """One frame, counted from 0."""
     with frames.path.open("rb") as file:
         file.seek(frames.begin)
