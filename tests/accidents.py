@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import nibabel
 import numpy as np
+import SimpleITK as sitk  # noqa: N813
 import tifffile
 from nibabel.nifti1 import Nifti1Header
 from readers_support import save_ome_zarr, save_series, series
@@ -89,7 +90,7 @@ def a_slice_was_lost_on_the_way(folder):
 
 @accident("rse-panimg#7", r"2\.5 mm apart, but [\d.]+ mm between the slice at .*repair\.irregular")
 def slices_are_unevenly_spaced(folder):
-    return {"T1": dicom(folder / "ct", lambda pieces: moved(pieces[8], 2, 0.4))}
+    return {"T1": dicom(folder / "ct", lambda pieces: moved(pieces[8], 2, 0.9))}
 
 
 @accident("dcm2niix#894", r"lie at one position, between .*InstanceNumber .*repair\.duplicates")
@@ -187,11 +188,11 @@ def a_text_that_is_called_dcm(folder):
 # NIfTI
 
 
-@accident("nnUNet#2526", r"sform and qform .*voxels.*repair\.affine")
+@accident("nnUNet#2526", r"sform is right-handed, qform left-handed.*repair\.affine")
 def sform_and_qform_disagree(folder):
     path = folder / "a.nii"
     image = nibabel.Nifti1Image(IMAGE.T, GRID.ras_affine())
-    image.set_qform(datasets.Grid(GRID.spacing, (-10.0, 27.0, -30.0)).ras_affine(), 1)
+    image.set_qform(GRID.ras_affine() * [-1, 1, 1, 1], 1)
     image.set_sform(GRID.ras_affine(), 2)
     nibabel.save(image, path)
     return {"T1": path.name}
@@ -241,6 +242,42 @@ def a_gz_that_is_not_compressed(folder):
     return {"T1": "a.nii.gz"}
 
 
+@accident("bioformats#3535", r"states no spacing in a known unit of length along z, y, x.*<case>\.json")
+def an_imagej_tiff_has_dots_an_inch(folder):
+    facts = {"axes": "ZYX", "spacing": 1.0}
+    tifffile.imwrite(folder / "a.tif", IMAGE.astype("u2"), imagej=True, resolution=(72, 72), metadata=facts)
+    return {"T1": "a.tif"}
+
+
+def stack(folder, name, places):
+    """A TIFF file a slice, called by counters; beside it a spacing is stated."""
+    (folder / "a").mkdir()
+    for place in places:
+        tifffile.imwrite(folder / "a" / name.format(**place), IMAGE[place["z"]])
+    return {"T1": "a", "spacing": "2.5,0.7,0.6"}
+
+
+@accident("tiled#555", r"slices of the TIFF stack are numbered 0 to 8 in steps of 1, but 4 is missing.*=fill")
+def a_slice_of_a_tiff_stack_was_lost(folder):
+    return stack(folder, "img_z{z:03}.tif", [{"z": z} for z in range(9) if z != 4])
+
+
+@accident("napari-ome-zarr#21", r"names of the TIFF stack count 2 time points \(t 0 to 1\)")
+def two_time_points_share_a_folder(folder):
+    return stack(folder, "_t{t:02}_z{z:02}.tif", [{"t": t, "z": z} for t in range(2) for z in range(4)])
+
+
+@accident("waveorder#48", r"channel 1 of the TIFF stack lacks slice 0 and 2 more")
+def a_channel_has_one_slice(folder):
+    places = [{"c": 0, "z": z} for z in range(4)] + [{"c": 1, "z": 2}]
+    return stack(folder, "img_z{z:02}_ch{c:02}.tif", places)
+
+
+@accident("EuBI-Bridge#32", r"TIFF files of 2 stems, 4 and 4 of the first two")
+def two_tiff_stacks_share_a_folder(folder):
+    return stack(folder, "{s}_{z}.tif", [{"s": s, "z": z} for s in ("dapi", "gfp") for z in range(4)])
+
+
 @accident("nnUNet#2585", r"asks for \d+ bytes of voxels, the file holds \d+")
 def a_copy_filled_the_disk(folder):
     path = folder / "a.nii"
@@ -270,6 +307,26 @@ def time_points_of_channels(folder):
     return {"T1": nifti(folder / "a.nii", dim=[5, 11, 12, 3, 3, 3, 1, 1])}
 
 
+@accident("nibabel#673", r"the file holds voxels alone \(\.img\), and their header .* is missing")
+def voxels_came_without_their_header(folder):
+    (folder / "a.img").write_bytes(IMAGE.tobytes())
+    return {"T1": "a.img"}
+
+
+@accident("nnUNet#2513", r"the header's file of voxels \(\.img\) is missing beside it")
+def a_header_came_without_its_voxels(folder):
+    nibabel.save(nibabel.Nifti1Pair(IMAGE.T, GRID.ras_affine()), folder / "a.hdr")
+    (folder / "a.img").unlink()
+    return {"T1": "a.hdr"}
+
+
+@accident("medpy#101", r"is a header of ENVI; those of NIfTI and Analyze are read")
+def a_header_of_another_program(folder):
+    (folder / "a.hdr").write_text("ENVI\nsamples = 11\nlines = 12\nbands = 9\n")
+    (folder / "a.img").write_bytes(IMAGE.tobytes())
+    return {"T1": "a.hdr"}
+
+
 # Grids
 
 
@@ -283,7 +340,7 @@ def a_label_lies_elsewhere(folder):
     return with_label(folder, LABEL, datasets.Grid(GRID.spacing, (-8.0, 20.0, -30.0)))
 
 
-@accident("nnUNet#2526", r"channel 1 lies [\d.]+ voxels away")
+@accident("nnUNet#2526", r"channel 1 \(T1\) lies [\d.]+ voxels away")
 def a_channel_is_flipped(folder):
     flipped = datasets.Grid(GRID.spacing, GRID.origin, (-1, 0, 0, 0, -1, 0, 0, 0, 1))
     nifti(folder / "flipped.nii", grid=flipped)
@@ -307,7 +364,7 @@ def a_voxel_is_infinite(folder):
     return {"T1": nifti(folder / "a.nii", image)}
 
 
-@accident("nnUNet#2729", r"every voxel of the image is zero")
+@accident("nnUNet#2729", r"every voxel of all 2 channels is zero")
 def an_image_is_all_zero(folder):
     return {"T1": nifti(folder / "a.nii", np.zeros_like(IMAGE))}
 
@@ -317,6 +374,28 @@ def a_label_was_interpolated(folder):
     label = LABEL.astype("f4")
     label[2, 3, 4] = 0.5
     return with_label(folder, label)
+
+
+@accident("MONAILabel#565", r"the label: segments 'liver' and 'tumour' overlap in \d+ voxels of slice 2")
+def segments_of_slicer_overlap(folder):
+    layers = np.zeros((*SHAPE, 2), "u1")
+    layers[:5, ..., 0], layers[2:, ..., 1] = 1, 2
+    datasets.write_image(folder / "a.nrrd", IMAGE, GRID)
+    image = sitk.GetImageFromArray(layers, isVector=True)
+    image.CopyInformation(sitk.ReadImage(folder / "a.nrrd"))
+    sitk.WriteImage(image, folder / "label.seg.nrrd", useCompression=False)
+    head, end, data = (folder / "label.seg.nrrd").read_bytes().partition(b"\n\n")
+    for n, name in enumerate((b"liver", b"tumour")):
+        head += b"\nSegment%d_Name:=%b\nSegment%d_Layer:=%d\nSegment%d_LabelValue:=%d" % (
+            n,
+            name,
+            n,
+            n,
+            n,
+            n + 1,
+        )
+    (folder / "label.seg.nrrd").write_bytes(head + end + data)
+    return {"T1": "a.nrrd", "label": "label.seg.nrrd"}
 
 
 @accident("nnUNet#2713", r"the label has 2 channels")
@@ -329,7 +408,7 @@ def a_label_has_two_channels(folder):
     return {"T1": nifti(folder / "a.nii"), "label": "label.nii"}
 
 
-@accident("nnUNet#2513", r"channel 0 is missing: no such file")
+@accident("nnUNet#2513", r"channel 0 \(T2\) is missing: no such file")
 def an_image_is_not_there(folder):
     return {"T1": "nowhere.nii"}
 
@@ -369,6 +448,18 @@ def a_header_whose_data_file_was_renamed(folder):
     return {"T1": "a.mhd"}
 
 
+@accident("MetaIO#141", r"data file 5 of 9: the file is missing")
+def a_file_of_many_was_lost(folder):
+    datasets.write_image(folder / "a.mha", IMAGE, GRID)
+    head = (folder / "a.mha").read_text("latin-1").partition("ElementDataFile")[0]
+    head = head.replace("CompressedData = True", "CompressedData = False")
+    (folder / "a.mhd").write_text(head + "ElementDataFile = IM%d.raw 0 8 1\n")
+    for z, plane in enumerate(IMAGE):
+        (folder / f"IM{z}.raw").write_bytes(plane.tobytes())
+    (folder / "IM4.raw").unlink()
+    return {"T1": "a.mhd"}
+
+
 @accident("zarr-python#3683", r"chunk of the OME-Zarr image does not decode|missing")
 def a_chunk_is_damaged(folder):
     save_ome_zarr(folder / "a.ome.zarr", IMAGE, (2.5, 0.7, 0.6), chunk=(4, 12, 11))
@@ -384,8 +475,8 @@ def write(folder, chosen=None):
         if chosen is None or name in chosen or name.startswith("good"):
             place = folder / name
             place.mkdir(parents=True)
-            row = {column: f"{name}/{path}" for column, path in build(place).items()}
-            rows.append({"case": name, "T2": row["T1"], "label": "", **row})
+            row = {col: f"{name}/{word}" if col != "spacing" else word for col, word in build(place).items()}
+            rows.append({"case": name, "T2": row["T1"], "label": "", "spacing": "", **row})
     datasets.write_rows(folder / "cases.csv", rows)
     return folder / "cases.csv"
 

@@ -30,7 +30,7 @@ SECONDS = 10.0
 MOST_BYTES = 64 * 2**20
 """Resident memory that an example may take, beside four of its slices."""
 
-SPARSE = {"ome_zarr", "nrrd"}
+SPARSE = {"ome_zarr", "nrrd", "tiff", "stack"}
 """Formats that hold much in little: chunks that are not there are filled, bzip2 packs a million into one."""
 
 PLENTY = 32 * 2**20
@@ -38,6 +38,10 @@ PLENTY = 32 * 2**20
 
 MOST_VOXELS = 2**18
 """Of a volume in many chunks that are not there; beyond, a box is enough."""
+
+
+HEADS = (".json", ".zattrs", ".zarray", ".zgroup", ".mhd", ".nhdr", ".hdr", ".hdr.gz")
+"""Ends of names of small files that say what others hold."""
 
 
 @dataclass
@@ -127,7 +131,20 @@ def main():
     return 0
 
 
-FORMATS = ["nifti", "metaimage", "nrrd", "npy", "dicom", "tiff", "ome_zarr", "manifest", "dataset", "beside"]
+FORMATS = [
+    "nifti",
+    "metaimage",
+    "nrrd",
+    "segments",
+    "npy",
+    "dicom",
+    "tiff",
+    "stack",
+    "ome_zarr",
+    "manifest",
+    "dataset",
+    "beside",
+]
 
 
 # In the child
@@ -158,15 +175,19 @@ def _child(kind, seed, first, stop, folder, keep):
 
 def _make(kind, sources, rng, place):
     """Another source, of which one file is damaged; sometimes two are."""
-    from fuzz_mutations import damage
+    from fuzz_mutations import damage, rename
 
     shutil.rmtree(place, ignore_errors=True)
     source = rng.choice(sources)
     shutil.copytree(source.parent, place)
+    if kind == "stack" and rng.random() < 0.8:
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            rename(rng, place)
+        return place / source.name
     files = [
         p for p in sorted(place.rglob("*")) if p.is_file() and (kind != "dataset" or p.suffix == ".json")
     ]
-    heads = [p for p in files if p.name.endswith((".json", ".zattrs", ".zarray", ".zgroup", ".mhd", ".nhdr"))]
+    heads = [p for p in files if p.name.endswith(HEADS)]
     for _ in range(rng.choice([1, 1, 1, 2])):
         path = rng.choice(heads if heads and rng.random() < 0.8 else files)
         path.write_bytes(damage(rng, path.read_bytes(), path))
@@ -214,8 +235,8 @@ def _read(kind, source):
     if kind in ("manifest", "dataset", "beside"):
         discover(source)
         return "opened", MOST_BYTES
-    spacing = (2.5, 0.8, 0.7) if kind in ("npy", "tiff") else None
-    volume = open_volume(source, spacing=spacing)
+    spacing = (2.5, 0.8, 0.7) if kind in ("npy", "tiff", "stack") else None
+    volume = open_volume(source, spacing=spacing, is_label=kind == "segments")
     if volume.slice_bytes > MOST_BYTES or volume.channels > 2**16:
         return "large" if kind in SPARSE else "impossible", MOST_BYTES
     if kind in SPARSE and math.prod(volume.geometry.shape) > MOST_VOXELS:

@@ -1,10 +1,13 @@
-"""How files are damaged: bytes, numbers in texts, fields of binary headers, values of JSON.
+"""How files are damaged: bytes, numbers in texts, fields of binary headers, values of JSON, names.
 
-In: bytes and a random generator. Out: other bytes. Knows of formats no more than where numbers tend to be.
+In: bytes, or a folder, and a random generator. Out: other bytes or names. Knows of formats no more than
+where numbers tend to be.
 """
 
 import json
+import os
 import re
+import shutil
 import struct
 import zlib
 
@@ -72,6 +75,8 @@ NIFTI = {
     288: "f",
 }
 NIFTI |= {0: "i", 12: "h", 14: "h", 16: "q", 24: "q", 32: "q", 104: "d", 168: "q", 176: "d", 184: "d"}
+NUMBERS = ["0", "00", "1", "2", "3", "007", "20260131", "9" * 30, "", "1_2", "\u0663"]
+LETTERS = ["z", "Z", "c", "ch", "t", "_", "-", " ", ".", "(", "9", "\u00e9", "\u017f"]
 HEAD = 700
 """Bytes that hold most of a small file's header."""
 
@@ -94,6 +99,21 @@ def damage(rng, data, path):
             ways += [_tiff] * 16 if data[:2] == b"II" else []
         data = rng.choice(ways)(rng, data) if data else data
     return data
+
+
+def rename(rng, folder):
+    """Call one file of a folder otherwise, copy it to another name, or take it away."""
+    path = rng.choice(sorted(p for p in folder.rglob("*") if p.is_file()))
+    name = path.stem
+    at = rng.randrange(len(name))
+    numbers = list(re.finditer(r"\d+", name))
+    ways = [name[:at] + rng.choice(LETTERS) + name[at + 1 :], name[:at] + rng.choice(LETTERS) + name[at:]]
+    ways += [name[: m.start()] + rng.choice(NUMBERS) + name[m.end() :] for m in numbers] * 4
+    other = path.with_name(rng.choice(ways) + path.suffix)
+    if rng.random() < 0.2:
+        path.unlink()
+    elif other != path and "secret" in other.name and len(other.name) < 200:
+        (shutil.copyfile if rng.random() < 0.3 else os.replace)(path, other)
 
 
 def _at(rng, data, size=1):

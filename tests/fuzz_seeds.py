@@ -13,7 +13,7 @@ import pydicom
 import SimpleITK as sitk  # noqa: N813
 import tifffile
 import zarr
-from nibabel import Nifti1Image, Nifti2Image
+from nibabel import AnalyzeImage, Nifti1Image, Nifti1Pair, Nifti2Image, Nifti2Pair
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 from readers_support import enhanced, save_ome_zarr, save_series, series
 
@@ -27,7 +27,11 @@ def make(kind, folder):
         folder.mkdir(parents=True)
         _MAKERS[kind](folder)
     cases = sorted(folder.iterdir())
-    return [next(p for p in case.iterdir() if "source" in p.name and p.suffix != ".raw") for case in cases]
+    return [next(p for p in case.iterdir() if "source" in p.name and not _is_data(p)) for case in cases]
+
+
+def _is_data(path):
+    return path.name.endswith((".raw", ".img", ".img.gz"))
 
 
 def _place(folder, name, ending):
@@ -45,6 +49,11 @@ def _nifti(folder):
         path = _place(folder, name, ending)
         content = image.to_bytes()
         path.write_bytes(gzip.compress(content, mtime=0) if ending.endswith("gz") else content)
+    for name, kind in (("pair", Nifti1Pair), ("pair2", Nifti2Pair), ("analyze", AnalyzeImage)):
+        kind(VOXELS.T, np.diag([-0.7, 0.8, 2.5, 1])).to_filename(_place(folder, name, ".hdr"))
+    place = _place(folder, "pairgz", "").parent
+    for file in (folder / "pair").iterdir():
+        (place / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes(), mtime=0))
 
 
 def _image(array=VOXELS, vector=False):
@@ -61,6 +70,24 @@ def _metaimage(folder):
     ):
         sitk.WriteImage(_image(), str(_place(folder, name, ending)), packed)
     sitk.WriteImage(_image(VOXELS.reshape(4, 3, 5, 2), True), str(_place(folder, "vector", ".mha")))
+    head = (folder / "plain" / "secret_source.mha").read_bytes()[: -VOXELS.nbytes]
+    text = head.replace(b"BinaryData = True", b"BinaryData = False")
+    numbers = " ".join(map(str, VOXELS.ravel().tolist())).encode()
+    _place(folder, "text", ".mha").write_bytes(text + numbers + b"\n")
+    head = head.rpartition(b"ElementDataFile")[0] + b"ElementDataFile = "
+    _pieces(folder, "list", ".mhd", head, b"LIST\n" + b"\n".join(PIECES) + b"\n")
+    _pieces(folder, "pattern", ".mhd", head, b"secret%02d.raw 1 4 1\n")
+
+
+PIECES = [b"secret%02d.raw" % n for n in range(1, 5)]
+
+
+def _pieces(folder, name, ending, head, stated):
+    """A header whose slices lie in files of their own."""
+    path = _place(folder, name, ending)
+    path.write_bytes(head + stated)
+    for piece, plane in zip(PIECES, VOXELS, strict=True):
+        (path.parent / piece.decode()).write_bytes(plane.tobytes())
 
 
 def _nrrd(folder):
@@ -74,6 +101,25 @@ def _nrrd(folder):
     head, _, data = plain.partition(b"\n\n")
     bzip2 = head.replace(b"encoding: raw", b"encoding: bzip2") + b"\n\n" + bz2.compress(data)
     _place(folder, "bzip2", ".nrrd").write_bytes(bzip2)
+    _pieces(folder, "list", ".nhdr", head + b"\ndata file: ", b"LIST\n" + b"\n".join(PIECES) + b"\n")
+    _pieces(folder, "pattern", ".nhdr", head + b"\ndata file: ", b"secret%02d.raw 1 4 1\n")
+    text = " ".join(map(str, VOXELS.ravel().tolist())).encode()
+    for name, content in (("ascii", text), ("hex", VOXELS.tobytes().hex().encode())):
+        words = head.replace(b"encoding: raw", b"encoding: " + name.encode())
+        _place(folder, name, ".nrrd").write_bytes(words + b"\n\n" + content + b"\n")
+    words = head.replace(b"dimension: 3", b"dimension: 4").replace(b"sizes: 5 6 4", b"sizes: 5 6 2 2")
+    words = words.replace(b"domain domain domain", b"domain domain domain vector")
+    assert b"(0,0,2.5)" in words
+    words = words.replace(b"(0,0,2.5)", b"(0,0,2.5) none")
+    _place(folder, "last", ".nrrd").write_bytes(words + b"\n\n" + data)
+
+
+def _segments(folder):
+    from test_segments import layers, seg
+
+    for name, words in (("packed", {}), ("plain", {"encoding": "raw"}), ("last", {"first": False})):
+        how = {"encoding": "raw", **words} if name == "last" else words
+        seg(_place(folder, name, ".seg.nrrd"), layers(SHAPE), **how)
 
 
 def _npy(folder):
@@ -101,6 +147,10 @@ def _dicom(folder):
         if name == "explicit":
             pydicom.dcmwrite(_place(folder, "single", ".dcm"), pieces[0])
             pydicom.dcmwrite(_place(folder, "frames", ".dcm"), enhanced(pieces))
+        if name == "implicit":
+            words = {"implicit_vr": True, "little_endian": True, "enforce_file_format": False}
+            pieces[0].PixelPaddingValue, pieces[0].PixelPaddingRangeLimit = 3, 9
+            pydicom.dcmwrite(_place(folder, "bare", ".dcm"), pydicom.Dataset(pieces[0]), **words)
         save_series(place, pieces, [f"secret{n}.dcm" for n in range(len(pieces))])
 
 
@@ -124,6 +174,29 @@ def _tiff(folder):
     for name, words in options.items():
         data = VOXELS.astype("u1") if name == "jpeg" else VOXELS.astype("u2")
         tifffile.imwrite(_place(folder, name, ".tif"), data, photometric="minisblack", **words)
+    path = _place(folder, "sparse", ".tif")
+    tifffile.imwrite(path, np.zeros((2, 32, 32), "u2"), photometric="minisblack", tile=(16, 16))
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        for name in ("TileOffsets", "TileByteCounts"):
+            tag = tif.pages[0].tags[name]
+            tag.overwrite([0, *tag.value[1:]])
+
+
+def _stack(folder):
+    names = {
+        "lone": "secret_{z:04}.tif",
+        "named": "secret_z{z:02}_ch{c:02}.tif",
+        "dated": "20260131-{time}_secret_{z}.tif",
+    }
+    for name, called in names.items():
+        place = _place(folder, name, "")
+        place.mkdir()
+        for z, page in enumerate(VOXELS.astype("u2")):
+            for c in range(2 if "{c" in called else 1):
+                path = place / called.format(z=z, c=c, time=1000 + z * z)
+                tifffile.imwrite(path, page, photometric="minisblack")
+        if name == "lone":
+            tifffile.imwrite(place / "MAX_secret.tif", VOXELS.max(0), photometric="minisblack")
 
 
 def _ome_zarr(folder):
@@ -132,7 +205,7 @@ def _ome_zarr(folder):
     group = zarr.open_group(path, mode="w", zarr_format=2)
     group.create_array("0", shape=SHAPE, chunks=(2, 6, 5), dtype="i2")[:] = VOXELS
     axes = [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"]
-    steps = [{"type": "scale", "scale": [2.5, 0.8, 0.7]}]
+    steps = [{"type": "scale", "scale": [-2.5, 0.8, 0.7]}]
     levels = [{"path": "0", "coordinateTransformations": steps}]
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": levels}]
     path = _place(folder, "sharded", ".ome.zarr")
@@ -178,9 +251,11 @@ _MAKERS = {
     "nifti": _nifti,
     "metaimage": _metaimage,
     "nrrd": _nrrd,
+    "segments": _segments,
     "npy": _npy,
     "dicom": _dicom,
     "tiff": _tiff,
+    "stack": _stack,
     "ome_zarr": _ome_zarr,
     "manifest": _manifest,
     "dataset": _dataset,

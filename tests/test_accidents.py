@@ -68,6 +68,7 @@ def of_training(found):
 
 REPAIRED = {
     "a_slice_was_lost_on_the_way": ["repair.irregular=fill"],
+    "a_slice_of_a_tiff_stack_was_lost": ["repair.irregular=fill"],
     "a_slice_is_there_twice": ["repair.duplicates=first"],
     "the_gantry_was_tilted": ["repair.shear=undo"],
     "sform_and_qform_disagree": ["repair.affine=sform"],
@@ -103,10 +104,11 @@ def test_a_repair_stands_in_the_attributes_and_in_the_report(repaired, name, set
     assert attributes(out, "good1")["repairs"] == []
 
 
-def test_a_gap_is_filled_between_its_neighbours(repaired):
+@pytest.mark.parametrize("name", ["a_slice_was_lost_on_the_way", "a_slice_of_a_tiff_stack_was_lost"])
+def test_a_gap_is_filled_between_its_neighbours(repaired, name):
     expected = IMAGE.astype(float)
     expected[4] = np.rint((expected[3] + expected[5]) / 2)
-    np.testing.assert_array_equal(raw_image(repaired, "a_slice_was_lost_on_the_way")[0], expected)
+    np.testing.assert_array_equal(raw_image(repaired, name)[0], expected)
 
 
 def test_of_slices_at_one_position_the_first_is_kept(repaired):

@@ -18,6 +18,11 @@ RNG = np.random.default_rng(11)
 VOXELS = RNG.integers(-1000, 1000, (6, 8, 9)).astype("i2")
 
 
+def moved(piece, axis, by):
+    """One slice elsewhere."""
+    piece.ImagePositionPatient[axis] = round(float(piece.ImagePositionPatient[axis]) + by, 6)
+
+
 class TestGrid:
     def test_rounded_orientations_are_at_right_angles(self, tmp_path):
         pieces = list(series(VOXELS, ImageOrientationPatient=[0.996, 0.087, 0, -0.0871, 0.9962, 0.0005]))
@@ -35,10 +40,81 @@ class TestGrid:
             r"the slice at -20.00 mm \(InstanceNumber 2\) \(1 missing\?\)",
         )
 
-    def test_a_step_that_is_a_little_off_is_refused(self, tmp_path):
+    def test_a_step_that_is_a_little_off_is_noted(self, tmp_path):
+        """A clinical series: 20 slices, 6.97 mm apart, but for one step."""
+        pieces = list(series(np.zeros((20, 8, 9), "i2"), step=6.97))
+        for piece in pieces[12:]:
+            moved(piece, 2, 0.1)
+        volume = open_volume(save_series(tmp_path / "s", pieces))
+        assert volume.repairs == ()
+        (note,) = volume.notes
+        farthest = "the slice at 46.67 mm (InstanceNumber 9)"
+        assert note == f"slices lie within 0.0083 voxels of an even grid, farthest is {farthest}"
+        assert volume.geometry.spacing[0] == pytest.approx((19 * 6.97 + 0.1) / 19)
+        assert volume.geometry.origin == pytest.approx((-30, 20, -10))
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_slices_within_a_tenth_of_a_step_are_even(self, tmp_path, seed):
+        """Wherever they lie, some even grid is as near to them as the one that they were made by."""
+        pieces, rng = list(series(VOXELS)), np.random.default_rng(seed)
+        for piece in pieces:
+            moved(piece, 2, round(rng.choice([-0.24, 0.24]), 2))
+        folder = save_series(tmp_path / "s", pieces)
+        volume = open_volume(folder)
+        assert_holds(volume, VOXELS[None])
+        for n, piece in enumerate(pieces):
+            at = np.array(piece.ImagePositionPatient, float)[::-1]
+            assert abs(at - volume.geometry.world((n, 0, 0))).max() <= 0.25 + 1e-9
+
+    @pytest.mark.parametrize(("by", "off"), [(0.7, 0.14), (1.25, 0.25)])
+    def test_beyond_a_tenth_of_a_voxel_is_refused(self, tmp_path, by, off):
         pieces = list(series(VOXELS))
-        pieces[5].ImagePositionPatient[2] = float(pieces[5].ImagePositionPatient[2]) + 0.1
-        refuse(save_series(tmp_path / "s", pieces), SpacingError, "2.5 mm apart, but 2.6 mm between")
+        moved(pieces[2], 2, by)
+        refuse(
+            save_series(tmp_path / "s", pieces),
+            SpacingError,
+            rf"2\.5 mm apart, but {2.5 + by:.4g} mm between the slice at -27.50 mm .*: they lie up to {off} "
+            r"voxels off the best even grid, at most 0.1 is accepted\. .*--set repair.irregular=resample",
+        )
+
+    @pytest.mark.parametrize(
+        ("axis", "by", "error"),
+        [(1, 0.05, None), (1, 0.09, GeometryError), (0, 0.09, GeometryError)],
+    )
+    def test_a_slice_beside_the_others_by_a_tenth_of_a_pixel(self, tmp_path, axis, by, error):
+        pieces = list(series(np.zeros((30, 8, 9), "i2")))
+        moved(pieces[12], axis, by)
+        folder = save_series(tmp_path / "s", pieces)
+        if error:
+            refuse(folder, error, r"straight row: .*InstanceNumber 18\) is 0.0\d mm .* at most 0.06 mm")
+        else:
+            (note,) = open_volume(folder).notes
+            assert "within 0.083 voxels of an even grid, farthest is the slice at 0.00 mm" in note
+
+    def test_a_drift_as_orientations_are_rounded_is_noted(self, tmp_path):
+        """Three decimals of a vector that should be a little oblique; 40 slices make it 0.11 mm."""
+        tilt = np.array([[1, 0, 0], [0, 0.995, -0.1], [0, 0.1, 0.995]])
+        exact = tilt / np.linalg.norm(tilt, axis=0)
+        pieces = list(series(np.zeros((40, 8, 9), "i2"), exact))
+        plain = open_volume(save_series(tmp_path / "s", pieces))
+        assert plain.notes == ()
+        for piece in pieces:
+            piece.ImageOrientationPatient = [1, 0, 0, 0, 0.994, 0.101]
+        (note,) = open_volume(save_series(tmp_path / "t", pieces)).notes
+        assert note == "slices drift 0.11 mm sideways, as ImageOrientationPatient is rounded"
+        for piece in pieces:
+            piece.ImageOrientationPatient = [1, 0, 0, 0, 0.99488, 0.10106]
+        refuse(save_series(tmp_path / "u", pieces), GeometryError, "gantry tilt of 0")
+
+    @pytest.mark.parametrize(("angle", "error"), [(2e-5, None), (9e-4, GeometryError)])
+    def test_orientations_that_differ_by_a_tenth_of_a_pixel_at_a_corner(self, tmp_path, angle, error):
+        pieces = list(series(np.zeros((4, 100, 200), "i2")))
+        pieces[2].ImageOrientationPatient = [np.cos(angle), round(np.sin(angle), 12), 0, 0, 1, 0]
+        folder = save_series(tmp_path / "s", pieces)
+        if error:
+            refuse(folder, error, r"InstanceNumber 2\) turns a corner by 0.2\d* pixels from where that of")
+        else:
+            assert "within 0.0046 voxels of an even grid" in open_volume(folder).notes[0]
 
     def test_rounded_positions_are_regular(self, tmp_path):
         pieces = list(series(VOXELS, step=2 / 3))

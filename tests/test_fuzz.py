@@ -56,13 +56,25 @@ class TestWhatTheFuzzerFound:
         path = self.damaged("nrrd", "plain", tmp_path, b"encoding: raw", b"encoding: raw\n" + b"1 " * 600)
         self.refused(path, "has a line that is not 'field: value'")
 
+    def test_a_line_that_itk_ends_within(self, tmp_path):
+        comment = b"encoding: raw\n# a comment\r" + b"1 " * 600
+        path = self.damaged("nrrd", "plain", tmp_path, b"encoding: raw", comment)
+        self.refused(path, "has a line break that is no line's end")
+
+    def test_a_name_where_numbers_should_be(self, tmp_path):
+        wrong = b"space origin: (0,0,0)ata file: secret_source.raw"
+        path = self.damaged("nrrd", "plain", tmp_path, b"space origin: (0,0,0)", wrong)
+        self.refused(path, r"spaceorigin in the header is '\(0,0,0\)ata \.\.\.: \.\.\.'; 3 finite numbers")
+
     def test_a_number_of_axes_below_zero(self, tmp_path):
         path = self.damaged("metaimage", "plain", tmp_path, b"NDims = 3", b"NDims = -1")
         self.refused(path, "NDims in the MetaImage header is -1")
 
     def test_sizes_that_bzip2_cannot_hold(self, tmp_path):
         path = self.damaged("nrrd", "bzip2", tmp_path, b"sizes: 5 6 4", b"sizes: 500000 600000 4")
-        self.refused(path, r"asks for 2400000000000 bytes of voxels; \d+ compressed bytes cannot hold them")
+        self.refused(
+            path, r"asks for 2400000000000 bytes of voxels; \d+ bytes of compressed data cannot hold them"
+        )
 
     def test_a_page_that_its_bytes_cannot_hold(self, tmp_path):
         path = next(p for p in make("tiff", tmp_path / "tiff") if p.parent.name == "deflate")

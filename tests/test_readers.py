@@ -203,53 +203,84 @@ class TestContradictions:
             assert chosen.repairs == ()
             assert chosen.geometry.displacement(volume.geometry) < 1e-6
 
-    def test_forms_that_differ_are_refused_with_both(self, tmp_path):
-        path = self.both(tmp_path, self.TURNED, np.diag([1.0, 2, 3, 1]))
-        message = refused(path, GeometryError)
-        assert message.startswith("sform and qform of the NIfTI header place a corner 11 voxels apart")
-        assert "sform has spacing (3, 2, 1) and origin (7, -6, -5) mm (z, y, x)" in message
-        assert "qform spacing (3, 2, 1) and origin (0, 0, 0)" in message
-        assert message.endswith("--set repair.affine=sform or repair.affine=qform.")
+    @pytest.mark.parametrize("qform", [np.diag([1.0, 2, 3, 1]), "moved"])
+    @pytest.mark.parametrize("affine", ["refuse", "sform"])
+    def test_forms_that_differ_in_place_alone_leave_the_sform_and_a_note(self, tmp_path, qform, affine):
+        """An atlas whose sform is of a template, and whose qform begins at 0, or is turned."""
+        if isinstance(qform, str):
+            qform = self.TURNED.copy()
+            qform[:3, 3] = 0
+        volume = open_volume(self.both(tmp_path, self.TURNED, qform), repair=RepairConfig(affine=affine))
+        assert_same_grid(volume.geometry, Geometry.from_ras_affine((3, 4, 5), self.TURNED))
+        assert (volume.repairs, volume.otherwise) == ((), ("repair.affine=qform",))
+        (note,) = volume.notes
+        assert note.startswith("sform and qform of the NIfTI header place a corner 1")
+        assert note.endswith(
+            "voxels apart: sform has origin (7, -6, -5) mm (z, y, x), qform (0, 0, 0); sform holds"
+        )
 
-    @pytest.mark.parametrize("affine", ["sform", "qform"])
-    def test_the_chosen_form_holds_and_is_recorded(self, tmp_path, affine):
-        forms = {"sform": self.TURNED, "qform": np.diag([1.0, 2, 3, 1])}
-        path = self.both(tmp_path, **forms)
-        volume = open_volume(path, repair=RepairConfig(affine=affine))
-        assert_same_grid(volume.geometry, Geometry.from_ras_affine((3, 4, 5), forms[affine]))
+    def test_the_qform_holds_where_it_is_chosen(self, tmp_path):
+        path = self.both(tmp_path, self.TURNED, np.diag([1.0, 2, 3, 1]))
+        volume = open_volume(path, repair=RepairConfig(affine="qform"))
+        assert_same_grid(volume.geometry, Geometry.from_ras_affine((3, 4, 5), np.diag([1.0, 2, 3, 1])))
         (repair,) = volume.repairs
-        assert repair.setting == f"repair.affine={affine}"
-        assert repair.what.endswith(f"; {affine} holds")
+        assert (repair.setting, volume.notes, volume.otherwise) == ("repair.affine=qform", (), ())
+        assert repair.what.endswith("; qform holds")
+
+    SHEARED = np.array([[1.0, 0, 0, 0], [0, 2, 1, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+
+    @pytest.mark.parametrize(
+        ("sform", "fields", "message"),
+        [
+            (TURNED * [1, 1, -1, 1], {}, ": sform is left-handed, qform right-handed"),
+            (TURNED * [1, 1, 1.2, 1], {}, r": sform has spacing (3.6, 2, 1) mm (z, y, x), qform (3, 2, 1)"),
+            (
+                SHEARED,
+                {"pixdim": [1, 1, 2, np.sqrt(10), 0, 0, 0, 0]},
+                "sform are 18.4 degrees off right angles",
+            ),
+        ],
+    )
+    def test_forms_of_other_shapes_are_refused_with_both(self, tmp_path, sform, fields, message):
+        path = self.both(tmp_path, sform, self.TURNED, **fields)
+        found = refused(path, GeometryError)
+        assert found.startswith("sform and qform of the NIfTI header make grids of different shapes: ")
+        assert message in found
+        assert found.endswith("--set repair.affine=sform or repair.affine=qform.")
+        for affine in ("sform", "qform"):
+            volume = open_volume(path, repair=RepairConfig(affine=affine))
+            assert [repair.setting for repair in volume.repairs] == [f"repair.affine={affine}"]
+            wanted = sform if affine == "sform" else self.TURNED
+            assert volume.geometry.origin == Geometry.from_ras_affine((3, 4, 5), wanted).origin
 
     def test_less_than_a_tenth_of_a_voxel_is_rounding(self, tmp_path):
         near, far = np.diag([1.0, 2, 3, 1]), np.diag([1.0, 2, 3, 1])
         near[0, 3], far[0, 3] = 0.09, 0.11
-        assert open_volume(self.both(tmp_path, near, np.diag([1.0, 2, 3, 1]))).repairs == ()
-        refused(self.both(tmp_path, far, np.diag([1.0, 2, 3, 1])), GeometryError)
-
-    def test_a_sheared_sform_is_no_qform(self, tmp_path):
-        sheared = np.diag([1.0, 2, 3, 1])
-        sheared[1, 2] = 1
-        assert "repair.affine=sform" in refused(self.both(tmp_path, sheared, sheared), GeometryError)
+        assert open_volume(self.both(tmp_path, near, np.diag([1.0, 2, 3, 1]))).notes == ()
+        (note,) = open_volume(self.both(tmp_path, far, np.diag([1.0, 2, 3, 1]))).notes
+        assert "place a corner 0.11 voxels apart" in note
 
     def test_a_sheared_sform_alone_is_handed_on(self, tmp_path):
         """What a tilted gantry looks like after conversion; whether it is accepted is decided later."""
-        sheared = np.diag([1.0, 2, 3, 1])
-        sheared[1, 2] = 1
-        geometry = open_volume(save(nifti(np.zeros((3, 4, 5), "u1"), sheared), tmp_path / "a.nii")).geometry
-        assert_same_grid(geometry, Geometry.from_ras_affine((3, 4, 5), sheared))
+        image = nifti(np.zeros((3, 4, 5), "u1"), self.SHEARED)
+        assert_same_grid(
+            open_volume(save(image, tmp_path / "a.nii")).geometry,
+            Geometry.from_ras_affine((3, 4, 5), self.SHEARED),
+        )
 
-    @pytest.mark.parametrize(("other", "fields"), [("qform", {"quatern_b": 3.0}), ("sform", {"srow_x": 0})])
-    def test_a_form_that_makes_no_sense_is_not_needed_where_the_other_is_chosen(
-        self, tmp_path, other, fields
-    ):
-        path = self.both(tmp_path, self.TURNED, self.TURNED, **fields)
-        refused(path, GeometryError)
-        chosen = "sform" if other == "qform" else "qform"
-        volume = open_volume(path, repair=RepairConfig(affine=chosen))
+    def test_a_qform_that_makes_no_sense_is_not_needed(self, tmp_path):
+        volume = open_volume(self.both(tmp_path, self.TURNED, self.TURNED, quatern_b=3.0))
         assert_same_grid(volume.geometry, Geometry.from_ras_affine((3, 4, 5), self.TURNED))
-        what = f"the NIfTI header has a {other} that makes no sense, and a {chosen}; {chosen} holds"
-        assert volume.repairs == (Repair(f"repair.affine={chosen}", what),)
+        what = "the NIfTI header has a qform that makes no sense, and a sform; sform holds"
+        assert (volume.notes, volume.repairs) == ((what,), ())
+
+    def test_an_sform_that_makes_no_sense_is_not_needed_where_the_qform_is_chosen(self, tmp_path):
+        path = self.both(tmp_path, self.TURNED, self.TURNED, srow_x=0)
+        refused(path, GeometryError)
+        volume = open_volume(path, repair=RepairConfig(affine="qform"))
+        assert_same_grid(volume.geometry, Geometry.from_ras_affine((3, 4, 5), self.TURNED))
+        what = "the NIfTI header has a sform that makes no sense, and a qform; qform holds"
+        assert volume.repairs == (Repair("repair.affine=qform", what),)
 
     def test_an_sform_with_nan_is_refused(self, tmp_path):
         path = patched(tmp_path, srow_y=[0, 2, 0, np.nan])

@@ -17,6 +17,7 @@ from readers_support import (
     assemble,
     assert_holds,
     assert_same_grid,
+    enhanced,
     itk_geometry,
     random_direction,
     refuse,
@@ -123,6 +124,94 @@ class TestSeries:
         assert is_known(folder)
         assert is_known(folder / "b.1")
         assert case_stem(folder) == "v1.2"
+
+
+BARE = {  # what writes a data set as old archives hold it
+    "implicit": {"implicit_vr": True, "little_endian": True},
+    "explicit": {"implicit_vr": False, "little_endian": True},
+    "big-endian": {"implicit_vr": False, "little_endian": False},
+}
+
+
+def save_bare(folder: Path, pieces: list, ending: str = "", encoding: str = "implicit") -> Path:
+    """A series without preamble, mark and meta group."""
+    folder.mkdir()
+    for n, piece in enumerate(pieces):
+        if encoding == "big-endian":
+            piece.PixelData = np.frombuffer(piece.PixelData, "<i2").astype(">i2").tobytes()
+        bare = pydicom.Dataset(piece)
+        pydicom.dcmwrite(folder / f"IM{n:04d}{ending}", bare, enforce_file_format=False, **BARE[encoding])
+    return folder
+
+
+class TestWithoutPreamble:
+    """Data sets of old research archives, which GDCM and `dcmread(force=True)` read."""
+
+    @pytest.mark.parametrize("encoding", BARE)
+    @pytest.mark.parametrize("ending", ["", ".dcm", ".IMA", ".1"])
+    def test_a_folder_is_known_by_content(self, tmp_path, encoding, ending):
+        folder = save_bare(tmp_path / "s", list(series(VOXELS)), ending, encoding)
+        with (folder / f"IM0000{ending}").open("rb") as file:
+            assert file.read(2) in (b"\x08\0", b"\0\x08")
+        (folder / "notes").write_text("text")
+        volume = open_volume(folder)
+        assert_holds(volume, VOXELS[None])
+        assert volume.geometry == open_volume(save_series(tmp_path / "t", list(series(VOXELS)))).geometry
+        assert (volume.slope, volume.intercept, volume.modality) == (1, -1024, "CT")
+        assert is_known(folder / f"IM0000{ending}")
+        if encoding != "big-endian":
+            np.testing.assert_array_equal(
+                sitk.GetArrayFromImage(read_with_itk(folder)), VOXELS.astype("i4") - 1024
+            )
+
+    def test_a_file_of_many_frames(self, tmp_path):
+        whole = enhanced(list(series(VOXELS)))
+        folder = save_bare(tmp_path / "s", [whole], encoding="explicit")
+        assert_holds(open_volume(folder), VOXELS[None])
+
+    def test_a_meta_group_without_preamble(self, tmp_path):
+        folder = save_series(tmp_path / "s", list(series(VOXELS)))
+        for path in folder.iterdir():
+            path.write_bytes(path.read_bytes()[132:])
+        assert_holds(open_volume(folder), VOXELS[None])
+
+    def test_a_file_that_does_not_state_its_transfer_syntax(self, tmp_path):
+        folder = save_series(tmp_path / "s", list(series(VOXELS)))
+        for path in folder.iterdir():
+            content = path.read_bytes()
+            end = content.index(b"\x02\0\x10\0UI")
+            path.write_bytes(content[:end] + content[end + 28 :])  # 1.2.840.10008.1.2.1, and its head
+        assert_holds(open_volume(folder), VOXELS[None])
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"\x08",
+            b"\x08\0",
+            b"\x08\0" * 3000,  # voxels of 8
+            b"\0\x08" * 3000,
+            b"\x08\0\x05\0CS",
+            b"\x08\0\x05\0CS\x0a\0ISO_IR 100" + bytes(2000),  # one element, then nothing
+            b"\x08\0\x05\0\x02\0\0\0ab" * 9,  # one tag again and again
+            b"\x02\0\0\0" * 2000,
+            b"\x02\0\0\0\x0a\0\0\0",
+            np.arange(8, 4000, dtype="<u2").tobytes(),
+            np.arange(8, 4000, dtype="<u4").tobytes(),
+            b"\x08\0text that follows" * 200,
+        ],
+        ids=lambda content: repr(content[:12]),
+    )
+    def test_other_files_are_none(self, tmp_path, content):
+        (tmp_path / "a").write_bytes(content)
+        assert not is_known(tmp_path / "a")
+        assert not is_known(tmp_path)
+
+    def test_text_that_is_called_ima_is_refused(self, tmp_path):
+        (tmp_path / "Secret.ima").write_text("text" * 100)
+        with pytest.raises(FormatError, match="DICOM") as caught:
+            open_volume(tmp_path / "Secret.ima")
+        assert "Secret" not in str(caught.value)
 
 
 class TestCompression:

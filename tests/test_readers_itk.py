@@ -15,6 +15,7 @@ from readers_support import (
     assert_same_grid,
     channels_first,
     itk_geometry,
+    peak_bytes,
     random_image,
 )
 
@@ -82,6 +83,85 @@ def mhd(folder: Path, data: bytes, name: str = "a.raw", **fields: object) -> Pat
 def nrrd(folder: Path, data: bytes, extra: str = "", **fields: object) -> Path:
     (folder / "a.nrrd").write_bytes((NRRD.format(**FIELDS | fields) + extra + "\n").encode() + data)
     return folder / "a.nrrd"
+
+
+def as_text(array: np.ndarray, between: str = " ") -> bytes:
+    return between.join(map(repr, array.ravel().tolist())).encode()
+
+
+class TestText:
+    """Numbers as text and bytes as hexadecimal digits are what ITK reads, and hold little memory."""
+
+    TYPES = {"signed char": "i1", "uchar": "u1", "short": "i2", "uint": "u4", "ulonglong": "u8"} | {
+        "longlong": "i8", "float": "f4", "double": "f8",
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("name", list(TYPES))
+    @pytest.mark.parametrize("encoding", ["ascii", "txt", "text", "hex"])
+    @pytest.mark.parametrize("endian", ["little", "big"])
+    def test_nrrd(self, tmp_path, endian, encoding, name):
+        kind = np.dtype(self.TYPES[name]).newbyteorder("<" if endian == "little" else ">")
+        values = (np.random.default_rng(3).normal(size=(7, 6, 5)) * 20 + 60).astype(kind)
+        data = values.tobytes().hex().encode() if encoding == "hex" else as_text(values, "\n")
+        path = nrrd(tmp_path, data + b"\n", type=name, encoding=encoding, endian=endian)
+        assert_holds(open_volume(path), values[None])
+        assert_holds(open_volume(path), channels_first(sitk.ReadImage(path)))
+        assert open_volume(path).geometry == itk_geometry(sitk.ReadImage(path))
+
+    @pytest.mark.parametrize("between", [" ", "\t", "\r\n", ", "])
+    def test_what_stands_between_numbers(self, tmp_path, between):
+        path = nrrd(tmp_path, as_text(VALUES, between), encoding="ascii")
+        assert_holds(open_volume(path), channels_first(sitk.ReadImage(path)))
+
+    def test_bytes_and_lines_are_left_out_before(self, tmp_path):
+        extra = "line skip: 1\nbyte skip: 4\n"
+        path = nrrd(tmp_path, b"1 2 3\n4 5 " + as_text(VALUES), extra, encoding="ascii")
+        assert_holds(open_volume(path), VALUES[None].astype("i2"))
+
+    @pytest.mark.parametrize("name", ["LOCAL", "a.txt"])
+    @pytest.mark.parametrize(("kind", "dtype"), [("SHORT", "i2"), ("UCHAR", "u1"), ("FLOAT", "f4")])
+    def test_metaimage(self, tmp_path, kind, dtype, name):
+        values = VALUES.astype(dtype)
+        path = mhd(tmp_path, as_text(values) + b"\n", name, type=f"MET_{kind}")
+        path.write_bytes(path.read_bytes().replace(b"BinaryData = True", b"BinaryData = False"))
+        assert_holds(open_volume(path), channels_first(sitk.ReadImage(path)))
+        assert_holds(open_volume(path), values[None])
+
+    @pytest.mark.parametrize(
+        ("encoding", "wrong", "message"),
+        [
+            ("ascii", b"1.5", "is no number of type int16"),
+            ("ascii", b"40000", "is no number of type int16"),
+            ("ascii", b"Quixote", "is no number of type int16"),
+            ("ascii", b"1" * 9999, "is no number of type int16"),
+            ("hex", b"0g", "no pair of such digits"),
+            ("hex", b"\xff\xff", "no pair of such digits"),
+            ("ascii", b"", "voxels as text are damaged or end early: the header asks for 420 bytes"),
+            ("hex", b"", "voxels as text are damaged or end early: the header asks for 420 bytes"),
+            ("ascii", b"7 " * 60, "the data go on for a slice or more"),
+            ("hex", b"07" * 120, "the data go on for a slice or more"),
+        ],
+    )
+    def test_damaged(self, tmp_path, encoding, wrong, message):
+        stored = VALUES.astype("<i2")
+        data = stored.tobytes().hex().encode()[2:] if encoding == "hex" else as_text(stored.ravel()[1:])
+        path = nrrd(tmp_path, data + b" " + wrong, encoding=encoding)
+        if b" " in wrong or len(wrong) == 240:
+            path = nrrd(tmp_path, data + b" 01 " + wrong, encoding=encoding)
+        with pytest.raises(FormatError, match=message) as caught:
+            assemble(open_volume(path), 2)
+        assert "Quixote" not in str(caught.value)
+
+    def test_too_little_text_is_refused_at_once(self, tmp_path):
+        with pytest.raises(FormatError, match="50 bytes of voxels as text cannot hold them"):
+            open_volume(nrrd(tmp_path, b"1 " * 25, encoding="ascii", sizes="500 600 700"))
+
+    @pytest.mark.parametrize("encoding", ["ascii", "hex"])
+    def test_memory_is_what_the_model_counts(self, tmp_path, encoding):
+        values = np.random.default_rng(3).integers(1000, 9999, (400, 60, 50)).astype("<i2")
+        data = values.tobytes().hex().encode() if encoding == "hex" else as_text(values)
+        volume = open_volume(nrrd(tmp_path, data, encoding=encoding, sizes="50 60 400"))
+        assert peak_bytes(volume) < volume.extra_bytes + volume.slice_bytes
 
 
 class TestBoth:
@@ -169,8 +249,6 @@ class TestMetaImage:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"file": "LIST"}, "one data file per slice"),
-            ({"file": "a%03d.raw 1 7 1"}, "one data file per slice"),
             ({"type": "MET_STRING"}, "ElementType is 'MET_STRING'"),
             ({"skip": "3.5"}, "HeaderSize in the header is not a whole number"),
             ({"type": "MET_DOUBLE"}, "asks for 1680 bytes of voxels, the file holds 420"),
@@ -242,16 +320,32 @@ class TestNrrd:
         path = nrrd(tmp_path, values.tobytes(), **axes, kinds="vector domain domain domain")
         assert_holds(open_volume(path), np.moveaxis(values, -1, 0))
         assert_holds(open_volume(path), channels_first(sitk.ReadImage(path)))
+
+    @pytest.mark.parametrize("kind", ["vector", "list", "3-vector", "RGB-color"])
+    @pytest.mark.parametrize("encoding", ["raw", "gzip", "ascii"])
+    def test_a_vector_axis_is_read_where_it_comes_last(self, tmp_path, encoding, kind):
+        values = np.random.default_rng(0).integers(0, 99, (3, 7, 6, 5)).astype("<i2")
         axes = {"ndim": 4, "sizes": "5 6 7 3", "directions": "(0,0.5,0) (1,0,0) (0,0,2) none"}
-        path = nrrd(tmp_path, values.tobytes(), **axes, kinds="domain domain domain vector")
-        with pytest.raises(FormatError, match="a vector axis is read where it comes first"):
+        data = {"raw": values.tobytes(), "gzip": gzip.compress(values.tobytes()), "ascii": as_text(values)}
+        kinds = f"domain domain domain {kind}"
+        path = nrrd(tmp_path, data[encoding], **axes, kinds=kinds, encoding=encoding)
+        expected = sitk.ReadImage(path)
+        assert_holds(open_volume(path), values)
+        assert_holds(open_volume(path), channels_first(expected))
+        assert open_volume(path).geometry == itk_geometry(expected)
+        assert open_volume(path).is_random_access == (encoding == "raw")
+
+    def test_a_vector_axis_between_others_is_refused(self, tmp_path):
+        axes = {"ndim": 4, "sizes": "5 6 3 7", "directions": "(0,0.5,0) (1,0,0) none (0,0,2)"}
+        path = nrrd(tmp_path, bytes(1260), **axes, kinds="domain domain vector domain")
+        with pytest.raises(FormatError, match="a vector axis is read where it comes first or last"):
             open_volume(path)
 
     @pytest.mark.parametrize(
         ("fields", "extra", "message"),
         [
-            ({"encoding": "ascii"}, "", "encoding is 'ascii'; raw, gzip and bzip2 are read"),
-            ({"encoding": "hex"}, "", "encoding is 'hex'"),
+            ({"encoding": "zip"}, "", "encoding is 'zip'; raw, gzip, bzip2, ascii and hex are read"),
+            ({"encoding": "ascii"}, "byte skip: -1\n", "negative byte skip, and voxels as text"),
             ({"type": "double"}, "", "asks for 1680 bytes of voxels, the file holds 420"),
         ],
     )

@@ -219,7 +219,18 @@ class TestGeometry:
             ("meter", 1000),
             ("inch", 25.4),
             ("micrometre", 1e-3),
-            ("µm", 1e-3),
+            ("micrometers", 1e-3),
+            ("Micrometres", 1e-3),
+            ("micron", 1e-3),
+            ("microns", 1e-3),
+            ("um", 1e-3),
+            ("\u00b5m", 1e-3),  # the sign for micro
+            ("\u03bcm", 1e-3),  # the letter
+            ("angstroms", 1e-7),
+            ("nanometers", 1e-6),
+            ("millimeters", 1),
+            ("inches", 25.4),
+            ("feet", 304.8),
         ],
     )
     def test_units(self, tmp_path, unit, length):
@@ -238,7 +249,6 @@ class TestGeometry:
             ({"axes": axes_of("zyx", "pixel")}, {}, "z, y, x"),
             ({"axes": axes_of("z", "parsec") + axes_of("yx")}, {}, "z"),
             ({}, {"coordinateTransformations": []}, "z, y, x"),
-            ({}, {"coordinateTransformations": [scale(1, 0, -1)]}, "y, x"),
         ],
     )
     def test_where_not_all_is_stated_one_must_be_given(self, tmp_path, metadata, level, axes):
@@ -247,6 +257,51 @@ class TestGeometry:
             open_volume(path)
         assert "secret" not in str(caught.value)
         assert open_volume(path, spacing=(3, 2, 1)).geometry.spacing == (3, 2, 1)
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    @pytest.mark.parametrize("unit", ["millimeter", None])
+    def test_a_negative_scale_is_a_direction(self, tmp_path, version, unit):
+        """Voxel i lies at scale * i + translation; a spacing that is given keeps the sign."""
+        level = {"coordinateTransformations": [scale(1, -3, 2, -1), translation(0, 30, -20, 10)]}
+        path = save(
+            tmp_path / "a.zarr",
+            values(2, 5, 6, 7),
+            "czyx",
+            version,
+            level=level,
+            metadata={"axes": axes_of("czyx", unit)},
+        )
+        geometry = open_volume(path, spacing=None if unit else (3, 2, 1)).geometry
+        assert (geometry.spacing, geometry.origin) == ((3, 2, 1), (30, -20, 10))
+        assert geometry.direction == ((-1, 0, 0), (0, 1, 0), (0, 0, -1))
+        assert geometry.world((4, 5, 6)).tolist() == [18, -10, 4]
+
+    def test_signs_of_several_scales_multiply(self, tmp_path):
+        level = {"coordinateTransformations": [scale(-2, 1, -1), translation(5, 0, 4)]}
+        outer = {"coordinateTransformations": [scale(-1, -1, 3)]}
+        geometry = open_volume(
+            save(tmp_path / "a.zarr", values(5, 6, 7), level=level, metadata=outer)
+        ).geometry
+        assert np.diag(geometry.direction).tolist() == [1, -1, -1]
+        assert geometry.origin == pytest.approx((-5e-3, 0, 12e-3))
+
+    @pytest.mark.parametrize(
+        ("steps", "error", "message"),
+        [
+            ([scale(1, 0, 1)], SpacingError, "states a scale of 0 along y; the distance between voxels"),
+            ([scale(0, 1, -0.0)], SpacingError, "states a scale of 0 along z, x"),
+            ([scale(1, 1, math.nan)], FormatError, "states a scale of nan along x; a finite number"),
+            ([scale(-math.inf, 1, 1)], FormatError, "states a scale of -inf along z"),
+            ([scale(1, 1, 1), translation(1, math.inf, 0)], FormatError, "a translation of inf along y"),
+        ],
+    )
+    def test_numbers_that_are_no_scale(self, tmp_path, steps, error, message):
+        path = save(tmp_path / "secret.zarr", values(5, 6, 7), level={"coordinateTransformations": steps})
+        with pytest.raises(error, match=message) as caught:
+            open_volume(path)
+        assert "secret" not in str(caught.value)
+        if error is SpacingError:
+            assert open_volume(path, spacing=(3, 2, 1)).geometry.spacing == (3, 2, 1)
 
     @staticmethod
     def oriented(folder: Path, *towards: object) -> Path:
@@ -342,7 +397,6 @@ class TestRefused:
         "step",
         [
             scale(1, 1),
-            scale(math.inf, 1, 1),
             {"type": "scale", "path": "secret"},
             {"type": "affine", "affine": []},
             {"scale": [1, 1, 1]},
@@ -443,6 +497,25 @@ def test_a_run_gives_what_npy_gives(tmp_path, version):
         assert [case.cause for case in report.cases] == [None]
         stores.append(training_files(tmp_path / name))
     assert stores[0] == stores[1]
+
+
+@pytest.mark.parametrize("repair", ["refuse", "resample"])
+def test_a_label_whose_axis_runs_the_other_way(tmp_path, repair):
+    """Its first slice is the image's last: refused as another grid, or flipped exactly."""
+    image, axes = values(5, 30, 20) + 1, {"axes": axes_of("zyx", "millimeter")}
+    label = (image > 150).astype("u1")
+    up = {"coordinateTransformations": [scale(2, 1, 1)]}
+    down = {"coordinateTransformations": [scale(-2, 1, 1), translation(8, 0, 0)]}
+    save(tmp_path / "i.zarr", image, metadata=axes, level=up)
+    save(tmp_path / "l.zarr", label[::-1], metadata=axes, level=down)
+    (tmp_path / "cases.csv").write_text("case,A,label\na,i.zarr,l.zarr\n")
+    (case,) = process(tmp_path / "cases.csv", tmp_path / "out", repair={"grids": repair}).cases
+    if repair == "refuse":
+        assert "the label lies 8 voxels away from channel 0 at its farthest corner" in case.cause
+    else:
+        assert case.cause is None
+        found = zarr.open_array(tmp_path / "out" / "raw.zarr" / "a" / "label", mode="r")[:]
+        np.testing.assert_array_equal(found, label)
 
 
 class TestNgffZarr:

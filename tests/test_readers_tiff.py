@@ -178,7 +178,7 @@ class TestStack:
     @pytest.mark.parametrize(
         ("other", "message"),
         [
-            (values(6, 8), r"file 1 \(from 0\) of the TIFF stack differs .*YX \(6, 8\).* and YX \(6, 7\)"),
+            (values(6, 8), r"slice 2 of the TIFF stack differs .*YX \(6, 8\).* and YX \(6, 7\)"),
             (values(6, 7, dtype="u1"), "differs"),
             (values(2, 6, 7), "differs"),
         ],

@@ -6,7 +6,7 @@ written to the raw store, slab by slab, and read from there, since many formats 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,9 +16,9 @@ import numpy as np
 from voxelmill import store
 from voxelmill.cases import RawCase
 from voxelmill.config import Config, RepairConfig
-from voxelmill.errors import FormatError, GeometryError
+from voxelmill.errors import FormatError, GeometryError, speaking_of
 from voxelmill.geometry import SAME_GRID, Geometry
-from voxelmill.incoming import Incoming, as_stored, label_dtype, rescaling, stored_dtype, whole_numbers
+from voxelmill.incoming import Incoming, WholeLabels, as_stored, label_dtype, rescaling, stored_dtype
 from voxelmill.layout import raw_layout
 from voxelmill.memory import Memory, SlabCost, image_cost, label_cost
 from voxelmill.regrid import Regridded
@@ -39,10 +39,13 @@ class Aim:
         Of the first channel, as its file states it.
     target : Geometry
         The same at right angles.
+    hint : str
+        What may be the matter where one lies elsewhere: sentences, or nothing.
     """
 
     first: Geometry
     target: Geometry
+    hint: str
 
     def reason(self, what: str, found: Geometry, repair: RepairConfig) -> Reason | None:
         """Why a volume must be moved, or None where it lies where it shall.
@@ -58,8 +61,9 @@ class Aim:
             return "shear"
         if repair.grids == "refuse":
             raise GeometryError(
-                f"{what} {_apart(found, self.first)}; one grid is needed, within {SAME_GRID} voxels. Mend "
-                "its header, or have it resampled onto channel 0: --set repair.grids=resample."
+                f"{what} {_apart(found, self.first)}; one grid is needed, within {SAME_GRID} voxels. "
+                f"{self.hint}Mend its header, or have it resampled onto channel 0: --set "
+                "repair.grids=resample."
             )
         return "grids"
 
@@ -77,8 +81,8 @@ def one_grid(raw: RawCase, incoming: Incoming, config: Config, memory: Memory) -
         raise FormatError(
             f"the label has {incoming.label.channels} channels, expected 1. Merge them into one image."
         )
-    aim = _aim(incoming.volumes[0].geometry, config.repair)
     named = incoming.named()
+    aim = _aim(incoming.volumes[0].geometry, _hint(named), config.repair)
     reasons = [aim.reason(what, volume.geometry, config.repair) for what, volume in named]
     repairs = [Repair(r.setting, f"{what}: {r.what}") for what, v in named for r in v.repairs]
     repairs += [_unsheared(aim)] if "shear" in reasons else []
@@ -89,7 +93,8 @@ def one_grid(raw: RawCase, incoming: Incoming, config: Config, memory: Memory) -
                 volumes.append(volume)
                 continue
             staging = Staging(raw, f"staged{number}", volume, number == images, config, memory)
-            volumes.append(moved := staged.enter_context(staging.moved(aim.target, reason)))
+            with speaking_of("" if incoming.is_alone else what):
+                volumes.append(moved := staged.enter_context(staging.moved(aim.target, reason)))
             if reason == "grids":
                 repairs.append(_resampled(what, volume.geometry, aim.first, moved))
         yield replace(
@@ -98,6 +103,7 @@ def one_grid(raw: RawCase, incoming: Incoming, config: Config, memory: Memory) -
             label=volumes[images] if len(volumes) > images else None,
             is_in_place=incoming.is_in_place and not any(reasons[:images]),
             repairs=tuple(repairs),
+            otherwise=tuple(sorted({setting for _, volume in named for setting in volume.otherwise})),
         )
 
 
@@ -118,7 +124,8 @@ class Staging:
         volume = self.volume
         slope, intercept = (1.0, 0.0) if self.is_label else rescaling(volume)
         try:
-            array, extremes = self._write()
+            whole = WholeLabels(volume)
+            array, extremes = self._write(whole)
             yield Regridded(
                 array,
                 volume.geometry,
@@ -130,12 +137,12 @@ class Staging:
                 slope=slope,
                 intercept=intercept,
                 modality=volume.modality,
-                notes=volume.notes,
+                notes=whole.notes,
             )
         finally:
             store.remove_group(self.raw.root, f"{self.raw.case}/{self.name}")
 
-    def _write(self) -> tuple[ShardedArray, Array]:
+    def _write(self, whole: WholeLabels) -> tuple[ShardedArray, Array]:
         """Write all voxels as they are stored; returns with them the lowest and highest of each channel."""
         volume, dtype, cost = self.volume, self._dtype, self._cost
         depth = cost.fitting_depth(volume.geometry.shape, self.memory)
@@ -145,15 +152,15 @@ class Staging:
         extremes: list[list[Any]] = [[] for _ in range(volume.channels)]
         with self.memory.hold(cost.bytes(depth)), array.writer() as pieces:
             for slab in volume.slabs(depth):
-                data = self._stored(slab)
+                data = self._stored(slab, whole)
                 pieces.write((slab.channel, slab.z, 0, 0), data)
                 for channel, values in enumerate(data, slab.channel):
                     extremes[channel] += [values.min(), values.max()]
         return array, np.array([[min(found), max(found)] for found in extremes])
 
-    def _stored(self, slab: Slab) -> Array:
+    def _stored(self, slab: Slab, whole: WholeLabels) -> Array:
         if self.is_label:
-            return whole_numbers(slab.data[0], self.volume, slab.z)[None]
+            return whole.take(slab.data[0], slab.z)[None]
         return as_stored(slab.data, self.volume, self.config.nonfinite, slab.z)
 
     @property
@@ -184,17 +191,26 @@ class Staging:
         return [dtype.type(zero)] * self.volume.channels
 
 
-def _aim(first: Geometry, repair: RepairConfig) -> Aim:
+def _hint(named: Sequence[tuple[str, Volume]]) -> str:
+    """Which files state two places, of which one was taken."""
+    words = ""
+    for what, volume in named:
+        for setting in volume.otherwise:
+            words += f"The header of {what} states two places; the other one holds by --set {setting}. "
+    return words
+
+
+def _aim(first: Geometry, hint: str, repair: RepairConfig) -> Aim:
     """The first channel's grid, at right angles where it is not."""
     if first.shear_voxels <= SAME_GRID:
-        return Aim(first, first)
+        return Aim(first, first, hint)
     if repair.shear == "refuse":
         raise GeometryError(
             f"the axes of channel 0 are not at right angles: they are {first.shear_degrees:.1f} degrees off, "
             f"{first.shear_voxels:.3g} voxels at the farthest corner; at most {SAME_GRID} is accepted. Undo "
             "the tilt before, or have it undone: --set repair.shear=undo."
         )
-    return Aim(first, first.unsheared())
+    return Aim(first, first.unsheared(), hint)
 
 
 def _agree(a: Geometry, b: Geometry) -> bool:

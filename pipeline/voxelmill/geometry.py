@@ -22,7 +22,7 @@ Triple = tuple[float, float, float]
 Matrix = tuple[Triple, Triple, Triple]
 
 ROUNDING = 1e-3
-"""Voxels by which the corners of a grid may lie beyond another's without adding a row to it."""
+"""Voxels that rounding explains: corners that lie so far beyond a grid add no row to it."""
 
 
 SAME_GRID = 0.1
@@ -183,6 +183,11 @@ class Geometry:
         """Largest distance between corresponding corner voxels, in voxels of the finest spacing."""
         apart = np.linalg.norm(self.world(self._corners) - other.world(other._corners), axis=-1)
         return float(apart.max() / min(self.spacing))
+
+    @property
+    def is_right_handed(self) -> bool:
+        """Whether the axes x, y, z turn as the world's do."""
+        return float(np.linalg.det(np.asarray(self.direction))) > 0
 
     @property
     def shear_voxels(self) -> float:

@@ -26,6 +26,21 @@ def place(error: BaseException) -> str:
     return f"{type(error).__name__} at {last[0]}:{last[1]}{called}"
 
 
+PROGRAMMING = (AttributeError, NameError, TypeError, ImportError, AssertionError, NotImplementedError)
+"""What a mistake in a program raises, or a library that changed its interface."""
+
+
+def is_own_fault(error: BaseException) -> bool:
+    """Whether a line of voxelmill raised what a mistake in a program raises, and no library that it called.
+
+    A library raises whatever it likes over a damaged file. A line of voxelmill that asks for an attribute
+    which is not there is a bug, and no damage to a user's data.
+    """
+    lookups = ("__getattr__", "__getattribute__")  # of a library's class or module, which a line of ours asks
+    frames = [module for module, function, _ in _frames(error) if function not in lookups]
+    return isinstance(error, PROGRAMMING) and bool(frames) and frames[-1].partition(".")[0] == OWN
+
+
 def trace(error: BaseException) -> str:
     """The frames of an exception, and before them those of what it came from, as Python orders them."""
     lines = ["Traceback (most recent call last; without what the exceptions say):"]

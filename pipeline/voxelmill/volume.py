@@ -67,6 +67,8 @@ class Volume(ABC):
         What a user should know of how the source was read, a line each.
     repairs : tuple of Repair
         What was not as it should be, and was accepted by a setting.
+    otherwise : tuple of str
+        Settings, such as "repair.affine=qform", that would place the volume elsewhere and were not chosen.
     together : int
         Channels that a slab holds: those that the file interleaves.
     step : int
@@ -90,6 +92,7 @@ class Volume(ABC):
         modality: str | None = None,
         notes: tuple[str, ...] = (),
         repairs: tuple[Repair, ...] = (),
+        otherwise: tuple[str, ...] = (),
     ) -> None:
         self.geometry = geometry
         self.dtype = np.dtype(dtype).newbyteorder("=")
@@ -99,6 +102,7 @@ class Volume(ABC):
         self.modality = modality
         self.notes = notes
         self.repairs = repairs
+        self.otherwise = otherwise
 
     @abstractmethod
     def slabs(self, depth: int) -> Iterator[Slab]:

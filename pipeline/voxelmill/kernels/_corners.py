@@ -8,6 +8,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from voxelmill.kernels.compiled import compile_now
+
 _inline = numba.njit(nogil=True)  # no fast mathematics: SciPy's order of operations decides near ties
 
 
@@ -98,4 +100,4 @@ def compiled(itemsize: int) -> Any:
     side = (index, index, real, real, index)
     labels = integer[:, ::1]
     signature = numba.void(labels, labels, numba.float64, numba.float64, numba.int64, *side, *side, labels)
-    return numba.njit(signature, nogil=True, cache=True)(plane)
+    return compile_now(plane, signature)

@@ -7,9 +7,6 @@ by transposing it. The arithmetic of a piece depends on nothing but its window, 
 
 Measured on one core of a busy two-core machine, (96, 256, 256) to (128, 320, 320), output Mvoxel/s: rows of W
 applied as matrix products of 32 rows 190; as sums of 24 weighted rows, compiled, 210; this recursion 320.
-
-The compiled code is cached beside this file, or, where that cannot be written, in Numba's user-wide cache
-directory; a site with neither sets NUMBA_CACHE_DIR, or each process compiles for about three seconds.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from voxelmill.kernels.axis import GRID, SHORT, SLAB, Step
+from voxelmill.kernels.compiled import compile_now
 
 _FUSED = {"contract"}  # a * b + c is rounded once; sums are never reordered
 _inline = numba.njit(fastmath=_FUSED, nogil=True, error_model="numpy")
@@ -179,9 +177,7 @@ def compiled(name: str, itemsize: int) -> Any:
     else:
         ways, limits = (whole[::1], step, step), (real, real, real[::1], real[::1])
         signature = numba.void(voxels, size, *ways, *limits, real[::1], size)
-    return numba.njit(signature, fastmath=_FUSED, nogil=True, error_model="numpy", cache=True)(
-        globals()[name]
-    )
+    return compile_now(globals()[name], signature, fastmath=_FUSED, error_model="numpy")
 
 
 def sweep(

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from voxelmill.traces import is_own_fault
+
 logger = logging.getLogger("voxelmill")
 
 Array = Any
@@ -73,6 +75,8 @@ def _usable_cupy() -> ModuleType | None:
         cupy.zeros(1)
         return cupy
     except Exception as error:  # without a driver each library on the way has an error of its own
+        if is_own_fault(error) and not isinstance(error, ImportError):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         logger.warning("this worker was given tasks for a GPU, but has none (%s): its CPU computes", reason)
         return None

@@ -305,7 +305,7 @@ def value_range(
     slices = box.slices[along]
     low, high, nonzero = facts.low[along][slices], facts.high[along][slices], facts.nonzero[along][slices]
     if axis is None:
-        low, high, nonzero = low.min(), high.max(), nonzero.sum()
+        low, high, nonzero = np.asarray(low.min()), np.asarray(high.max()), np.asarray(nonzero.sum())
     counted = np.asarray(box.size // low.size if voxels is None else voxels)
     zero = np.where(nonzero < counted, np.float32(0), np.float32(np.nan))  # fmin and fmax skip nan
     return np.asarray(np.fmin(low, zero)), np.asarray(np.fmax(high, zero))

@@ -7,8 +7,6 @@ line in `FORMATS`. The libraries that read a format are imported when its first 
 from __future__ import annotations
 
 import mimetypes
-import os
-import re
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -16,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from voxelmill.config import RepairConfig
-from voxelmill.enclosed import within
 from voxelmill.errors import FormatError, VoxelmillError
 from voxelmill.geometry import Triple
-from voxelmill.readers import inflate
+from voxelmill.readers import halves, inflate
 from voxelmill.readers.common import Hints, readable
 from voxelmill.readers.dicom_files import holds_dicom
 from voxelmill.readers.folders import TIFF_ENDINGS, holds_ome, tiff_files
+from voxelmill.readers.foreign import CONVERTERS
+from voxelmill.traces import is_own_fault
 from voxelmill.volume import Volume
 
 
@@ -40,7 +39,7 @@ DICOM = Format("DICOM", "dicom", (".dcm", ".ima"))
 TIFF = Format("TIFF", "tiff", TIFF_ENDINGS, states_spacing=False)
 OME_ZARR = Format("OME-Zarr", "ome_zarr", (".ome.zarr", ".zarr"), states_spacing=False)
 FORMATS = (
-    Format("NIfTI", "nifti", (".nii.gz", ".nii")),
+    Format("NIfTI", "nifti", (".nii.gz", ".nii", *halves.HEADERS[::-1], *halves.VOXELS[::-1])),
     Format("MetaImage", "metaimage", (".mhd", ".mha")),
     Format("NRRD", "nrrd", (".nrrd", ".nhdr")),
     Format("NumPy", "npy", (".npy",), states_spacing=False),
@@ -49,23 +48,17 @@ FORMATS = (
     DICOM,
 )
 
+_DETACHED = (".mhd", ".mha", ".nhdr", ".nrrd")
+"""Headers that may name other files, which hold their voxels."""
+
 _OTHER_ENDINGS = (
     ".raw",
     ".zraw",
-    ".img",
-    ".hdr",
     ".mgz",
-    ".czi",
-    ".lif",
-    ".nd2",
     ".md",
     ".log",
     ".yaml",
     ".toml",
-)
-
-_DATA_FILE = re.compile(
-    rb"^\s*(?:ElementDataFile\s*=|data\s?file\s*:)\s*(.+?)\s*$", re.MULTILINE | re.IGNORECASE
 )
 
 
@@ -74,6 +67,7 @@ def open_volume(
     *,
     spacing: Triple | None = None,
     dicom_series: str | None = None,
+    dicom_padding: str = "minimum",
     repair: RepairConfig | None = None,
     is_label: bool = False,
 ) -> Volume:
@@ -89,6 +83,8 @@ def open_volume(
         Millimetres; goes before what the file states, and is needed where it states none.
     dicom_series : str, optional
         The series to read where a folder holds several: its SeriesInstanceUID, or its number from 1.
+    dicom_padding : {"minimum", "keep"}
+        What voxels of DICOM become that hold PixelPaddingValue: the lowest value of all others, or nothing.
     repair : RepairConfig, optional
         Problems to accept; by default none.
     is_label : bool
@@ -105,7 +101,9 @@ def open_volume(
         found = find_format(path)
         if found is None:
             raise FormatError(_unknown(path))
-        volume = _open(found, path, Hints(spacing, dicom_series, repair or RepairConfig(), is_label))
+        volume = _open(
+            found, path, Hints(spacing, dicom_series, dicom_padding, repair or RepairConfig(), is_label)
+        )
     if spacing is not None:
         volume.geometry = replace(volume.geometry, spacing=spacing)
     return volume
@@ -122,6 +120,8 @@ def _open(found: Format, path: Path, hints: Hints) -> Volume:
     except inflate.ERRORS:
         raise
     except Exception as error:
+        if is_own_fault(error):
+            raise
         raise FormatError(
             f"the file is no {found.name}, or its header is damaged ({type(error).__name__}). "
             "Restore it from its source."
@@ -138,7 +138,7 @@ def find_format(path: Path) -> Format | None:
     """The format of a path: by its ending, else by content; None where neither tells."""
     ending = _ending(path)
     for known in FORMATS:
-        if ending in known.endings:
+        if ending in known.endings and not (ending == ".img" and holds_dicom(path)):
             return known
     if holds_ome(path):
         return OME_ZARR
@@ -148,13 +148,21 @@ def find_format(path: Path) -> Format | None:
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
-    """The data file that a detached header names within its folder; nothing for other files."""
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
+    """The data files that a header names within its folder, or the other file of a pair.
+
+    Those that are there; nothing for other files, and for a header that cannot be read: its reader says why.
+    """
+    if halves.is_header(path) or halves.is_voxels(path):
+        other = halves.other_half(path)
+        return () if other is None else (other,)
+    if not path.name.lower().endswith(_DETACHED) or not path.is_file():
         return ()
-    with path.open("rb") as file:
-        named = _DATA_FILE.search(file.read(1 << 16))
-    data = within(path.parent, os.fsdecode(named[1])) if named else None
-    return (data,) if data is not None and data.is_file() and data != path else ()
+    name = "nrrd" if path.suffix.lower() in (".nhdr", ".nrrd") else "metaimage"
+    module = import_module(f"{__name__}.{name}")
+    try:
+        return tuple(file for file in module.data_files(path) if file != path)
+    except (FormatError, OSError):
+        return ()
 
 
 def is_known(path: Path) -> bool:
@@ -181,7 +189,12 @@ def known_endings() -> tuple[str, ...]:
 def known_ending(path: Path) -> str:
     """The ending of a name as it may be shown: what follows a dot can also be a part of a patient's name."""
     ending = path.suffix.lower()
-    known = {*_OTHER_ENDINGS, *(e[e.rindex(".") :] for e in known_endings()), *mimetypes.types_map}
+    known = {
+        *_OTHER_ENDINGS,
+        *CONVERTERS,
+        *(e[e.rindex(".") :] for e in known_endings()),
+        *mimetypes.types_map,
+    }
     return ending if ending in known or not ending else ".?"
 
 
@@ -196,4 +209,6 @@ def _unknown(path: Path) -> str:
     known = f"known are {', '.join(known_endings())} and DICOM"
     if path.is_dir():
         return f"the folder holds no DICOM file, TIFF file or OME-Zarr image; {known}. Name another folder."
-    return f"a file ending in '{known_ending(path)}' is of no known format; {known}. Convert it."
+    ending = known_ending(path)
+    how = f"Convert it: {CONVERTERS[ending]}" if ending in CONVERTERS else "Convert it"
+    return f"a file ending in '{ending}' is of no known format; {known}. {how}."

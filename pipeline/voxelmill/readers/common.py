@@ -22,7 +22,7 @@ from voxelmill.config import RepairConfig
 from voxelmill.enclosed import within
 from voxelmill.errors import FormatError
 from voxelmill.geometry import Box, Geometry, Triple
-from voxelmill.readers import inflate
+from voxelmill.readers import inflate, text
 from voxelmill.volume import Convert, Slab, Volume, put
 
 
@@ -32,6 +32,7 @@ class Hints:
 
     spacing: Triple | None = None
     dicom_series: str | None = None
+    dicom_padding: str = "minimum"
     repair: RepairConfig = field(default_factory=RepairConfig)
     is_label: bool = False
 
@@ -49,7 +50,7 @@ class Packing:
     skip : int
         Bytes to leave out after that, counted in what decompression yields.
     codec : str or None
-        "gzip", "zlib", "bzip2", or None for plain bytes.
+        "gzip", "zlib", "bzip2"; "decimal" or "hex" for text; or None for plain bytes.
     is_interleaved : bool
         Whether the channels of a voxel lie together: (z, y, x, c) instead of (c, z, y, x).
     """
@@ -61,9 +62,14 @@ class Packing:
     codec: str | None = None
     is_interleaved: bool = False
 
+    @property
+    def contents(self) -> str:
+        """What messages call bytes that are not plain."""
+        return "voxels as text" if self.codec in text.CODECS else "compressed data"
+
     def open(self) -> io.RawIOBase | io.BufferedIOBase:
         """The plain bytes from the first voxel on, read forward."""
-        stream = open_stream(self.path, self.codec, self.offset)
+        stream = open_stream(self.path, self.codec, self.offset, self.dtype)
         if self.codec is None:
             stream.seek(self.skip, io.SEEK_CUR)
         else:
@@ -92,7 +98,7 @@ class PackedVolume(Volume):
         planes = 1 if self._packing.is_interleaved else self.channels
         length = self.geometry.shape[0]
         memory = self._empty(min(depth, length))
-        with readable(), closing(self._packing.open()) as stream:
+        with readable(), closing(self._open()) as stream:
             found = 0
             for channel in range(planes):
                 for z in range(0, length, depth):
@@ -140,8 +146,8 @@ class PackedVolume(Volume):
         if found < data.nbytes:
             at_least = before + max(found, 0)
             raise FormatError(
-                f"compressed data are damaged or end early: the header asks for {self._bytes()} bytes, "
-                f"about {at_least} were found. Restore the file from its source."
+                f"{self._packing.contents} are damaged or end early: the header asks for {self._bytes()} "
+                f"bytes, about {at_least} were found. Restore the file from its source."
                 if self._packing.codec
                 else _wrong_size(self._bytes(), at_least)
             )
@@ -158,19 +164,12 @@ class PackedVolume(Volume):
     def _slice_bytes(self) -> int:
         return self._bytes() // self.geometry.shape[0]
 
+    def _open(self) -> io.RawIOBase | io.BufferedIOBase:
+        """The plain bytes of all voxels, read forward."""
+        return self._packing.open()
+
     def _check_size(self) -> None:
-        if min(self._packing.skip, self._packing.offset) < 0:
-            raise FormatError("the header puts the voxels before the file begins. Mend the header.")
-        held = self._packing.path.stat().st_size - self._packing.offset
-        wanted = self._bytes() + self._packing.skip
-        if self._packing.codec is not None:
-            if wanted > inflate.MAX_RATIO[self._packing.codec] * held:
-                raise FormatError(
-                    f"the header asks for {self._bytes()} bytes of voxels; {held} compressed bytes cannot "
-                    "hold them. Restore the file, or mend its header."
-                )
-        elif not wanted <= held < wanted + self._slice_bytes():
-            raise FormatError(_wrong_size(self._bytes(), max(held - self._packing.skip, 0)))
+        check_held(self._packing, self._bytes(), self._slice_bytes())
 
     def _check_end(self, stream: io.RawIOBase | io.BufferedIOBase) -> None:
         """Read to the end, so that checksums are compared and a slice too many is found."""
@@ -190,12 +189,45 @@ class PackedVolume(Volume):
             )
 
 
-def open_stream(path: Path, codec: str | None, offset: int = 0) -> io.RawIOBase | io.BufferedIOBase:
-    """The bytes of a file from `offset` on, decompressed."""
+def check_held(packing: Packing, expected: int, surplus: int) -> None:
+    """Compare the size of a file with what its voxels need.
+
+    Parameters
+    ----------
+    expected : int
+        Bytes of voxels.
+    surplus : int
+        Bytes after them that are too many.
+
+    Raises
+    ------
+    FormatError
+        If it cannot hold them, or, not compressed, holds too many.
+    """
+    if min(packing.skip, packing.offset) < 0:
+        raise FormatError("the header puts the voxels before the file begins. Mend the header.")
+    held = packing.path.stat().st_size - packing.offset
+    wanted = expected + packing.skip
+    if packing.codec is not None:
+        if wanted > inflate.MAX_RATIO[packing.codec] * held:
+            raise FormatError(
+                f"the header asks for {expected} bytes of voxels; {held} bytes of {packing.contents} "
+                "cannot hold them. Restore the file, or mend its header."
+            )
+    elif not wanted <= held < wanted + surplus:
+        raise FormatError(_wrong_size(expected, max(held - packing.skip, 0)))
+
+
+def open_stream(
+    path: Path, codec: str | None, offset: int = 0, dtype: np.dtype[Any] | None = None
+) -> io.RawIOBase | io.BufferedIOBase:
+    """The bytes of a file from `offset` on, decompressed; `dtype` is of numbers that are written as text."""
     file = path.open("rb", buffering=0)
     file.seek(offset)
     if codec is None:
         return file
+    if codec in text.CODECS:
+        return text.TextStream(file, dtype if codec == "decimal" else None)
     return inflate.Bzip2(file) if codec == "bzip2" else inflate.Inflater(file, codec)
 
 

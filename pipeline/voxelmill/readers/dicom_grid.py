@@ -7,26 +7,22 @@ position and InstanceNumber.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from voxelmill.errors import FormatError, GeometryError, SpacingError
-from voxelmill.geometry import Geometry
+from voxelmill.geometry import ROUNDING, SAME_GRID, Geometry
 from voxelmill.readers.common import Hints
+from voxelmill.readers.dicom_drift import check_planes, find_drift
 from voxelmill.readers.dicom_headers import Slice, axes, describe
-from voxelmill.readers.uneven import MOST_MADE, Between, even_out, fill_gaps, median_step
+from voxelmill.readers.uneven import MOST_MADE, Between, even_out, fill_gaps, fit_even, median_step
 from voxelmill.volume import Repair
 
 Vector = npt.NDArray[np.float64]
 
-STEP_TOLERANCE, STEP_LIMIT = 0.01, 0.25  # of the distance between slices: accepted at least, and at most
-ROUNDING_MM = 0.021  # what steps differ by where positions are rounded to 0.01
-SIDEWAYS_MM = 0.008  # what such a position is moved sideways
-SAME_PIXELS = 0.1  # positions are one where they differ by less, and by less than ROUNDING_MM
-TILT_PIXELS, TILT_SLOPE = 0.1, 0.002  # sideways shift accepted: pixels, and of the way along the normal
+ROUNDING_MM = 0.021  # positions are one where they differ by less, and by less than SAME_GRID of a pixel
 
 
 @dataclass(frozen=True)
@@ -61,25 +57,42 @@ def make_grid(series: Sequence[Slice], hints: Hints) -> Grid:
     SpacingError
         If positions repeat or steps differ, or a single slice states no thickness.
     GeometryError
-        If the gantry is tilted, slices lie beside the others, or differ in the distance between pixels.
+        If the gantry is tilted, slices lie beside the others, or differ in orientation or in the distance
+        between pixels.
     """
     _check_files(series)
     row, column, normal = axes(series[0])
     ordered = sorted(series, key=lambda s: s.along(normal))
     _check_pixels(ordered)
     ordered, duplicates = _take_first(ordered, normal, hints.repair.duplicates)
-    places, uneven = _place(ordered, normal, hints)
-    slope, tilted = _drift(ordered, normal, hints.repair.shear)
-    step = _extent(ordered, normal) / (len(places) - 1) if len(places) > 1 else _thickness(ordered[0], hints)
-    third = normal + slope
+    stack = _stack(ordered, normal, hints)
+    drift = find_drift(ordered, normal, hints.repair.shear)
+    third = normal + drift.slope
     length = float(np.linalg.norm(third))
     geometry = Geometry.from_itk(
-        (ordered[0].shape[1], ordered[0].shape[0], len(places)),
-        (ordered[0].spacing[1], ordered[0].spacing[0], step * length),
-        ordered[0].position,
+        (ordered[0].shape[1], ordered[0].shape[0], len(stack.places)),
+        (ordered[0].spacing[1], ordered[0].spacing[0], stack.step * length),
+        _origin(ordered[0], stack.first, third, normal),
         np.stack([row, column, third / length], axis=1).ravel().tolist(),
     )
-    return Grid(ordered, places, geometry, (*tilted, *_burned_in(ordered)), (*duplicates, *uneven))
+    off = np.maximum.reduce([np.abs(stack.off), drift.beside, check_planes(ordered)])
+    notes = (*drift.notes, *_off_grid(ordered, off), *_burned_in(ordered))
+    return Grid(ordered, stack.places, geometry, notes, (*duplicates, *stack.repairs))
+
+
+def _origin(piece: Slice, first: float, third: Vector, normal: Vector) -> Sequence[float]:
+    """Where the grid begins: at the first slice, unless the best grid begins beside it."""
+    shift = first - piece.along(normal)
+    return (np.asarray(piece.position) + shift * third).tolist() if shift else piece.position
+
+
+def _off_grid(series: Sequence[Slice], off: Vector) -> tuple[str, ...]:
+    """A note on the slice that lies farthest from its place."""
+    worst = int(np.argmax(off))
+    if off[worst] <= ROUNDING:
+        return ()
+    farthest = describe(series[worst])
+    return (f"slices lie within {off[worst]:.2g} voxels of an even grid, farthest is {farthest}",)
 
 
 def _check_files(series: Sequence[Slice]) -> None:
@@ -104,7 +117,7 @@ def _check_pixels(series: Sequence[Slice]) -> None:
                 f"{describe(piece)} states {found}; two positive numbers are needed. Restore the series from "
                 "its source."
             )
-        if not np.allclose(piece.spacing, first, rtol=1e-4, atol=0):
+        if not np.allclose(np.divide(piece.spacing, first), 1, rtol=0, atol=SAME_GRID / max(piece.shape)):
             raise GeometryError(
                 f"PixelSpacing is {first} mm in {describe(series[0])}, but {piece.spacing} mm in "
                 f"{describe(piece)}. Give each series its own folder."
@@ -121,7 +134,7 @@ def _take_first(
     series: Sequence[Slice], normal: Vector, choice: str
 ) -> tuple[list[Slice], tuple[Repair, ...]]:
     """One slice of each position, that of the lowest InstanceNumber; several are refused or recorded."""
-    same = min(ROUNDING_MM, SAME_PIXELS * min(series[0].spacing))
+    same = min(ROUNDING_MM, SAME_GRID * min(series[0].spacing))
     groups: list[list[Slice]] = []
     for piece in series:
         if groups and piece.along(normal) - groups[-1][0].along(normal) <= same:
@@ -147,62 +160,92 @@ def _instance(piece: Slice) -> tuple[float, int]:
     return (float("inf") if piece.number is None else piece.number, piece.frame or 0)
 
 
-def _place(
-    series: Sequence[Slice], normal: Vector, hints: Hints
-) -> tuple[Sequence[Between], tuple[Repair, ...]]:
+@dataclass(frozen=True)
+class _Stack:
+    """The slices of the grid along the normal.
+
+    Attributes
+    ----------
+    first, step : float
+        Millimetres along the normal.
+    off : array
+        For each slice that is there, in steps, how far it lies from its place; 0 where all were made even.
+    """
+
+    places: Sequence[Between]
+    first: float
+    step: float
+    off: Vector
+    repairs: tuple[Repair, ...] = ()
+
+
+def _stack(series: Sequence[Slice], normal: Vector, hints: Hints) -> _Stack:
     """Where the slices of an even grid come from; steps that differ are refused or recorded."""
     positions = [s.along(normal) for s in series]
-    worst = _first_odd_step(positions) if len(series) > 1 else None
-    if worst is None:
-        return [Between(i) for i in range(len(series))], ()
-    choice = hints.repair.irregular
-    filled = fill_gaps(positions, _tolerance(median_step(positions)))
-    places = {"refuse": None, "fill": filled, "resample": even_out(positions)}[choice]
+    if len(series) == 1:
+        return _Stack([Between(0)], positions[0], _thickness(series[0], hints), np.zeros(1))
+    even = fit_even(positions, range(len(series)))
+    if even.is_close:
+        return _Stack([Between(i) for i in range(len(series))], even.first, even.step, even.off)
+    made, filled = _make_even(positions, hints.repair.irregular)
+    worst = _odd_step(positions)
     between = f"between {describe(series[worst])} and {describe(series[worst + 1])}"
-    if places is None:
-        raise SpacingError(_uneven(positions, worst, between, _way_out(choice, filled)))
+    if made is None:
+        way_out = _way_out(hints.repair.irregular, filled)
+        raise SpacingError(_uneven(positions, worst, between, float(np.abs(even.off).max()), way_out))
+    return replace(made, repairs=(_what_was_made(made, positions, between, hints),))
+
+
+def _make_even(positions: Sequence[float], choice: str) -> tuple[_Stack | None, bool]:
+    """An even grid by the setting, if it makes one, and whether slices that are missing can be put in."""
+    filled = fill_gaps(positions)
+    if choice == "fill" and filled is not None:
+        places, even = filled
+        return _Stack(places, even.first, even.step, even.off), True
+    evened = even_out(positions) if choice == "resample" else None
+    if evened is None:
+        return None, filled is not None
+    step = (positions[-1] - positions[0]) / (len(evened) - 1)
+    return _Stack(evened, positions[0], step, np.zeros(len(positions))), filled is not None
+
+
+def _what_was_made(made: _Stack, positions: Sequence[float], between: str, hints: Hints) -> Repair:
+    choice, there = hints.repair.irregular, len(positions)
     how = "copies of the nearest" if hints.is_label else "linear between the nearest two"
-    what = f"{len(places) - len(series)} slices put in, {how}, the first {between}"
+    what = f"{len(made.places) - there} slices put in, {how}, the first {between}"
     if choice == "resample":
         steps = np.diff(positions)
-        what = f"{len(series)} slices {steps.min():.4g} to {steps.max():.4g} mm apart became {len(places)}"
+        what = f"{there} slices {steps.min():.4g} to {steps.max():.4g} mm apart became {len(made.places)}"
         what += f" at even steps, {how}; the first odd step is {between}"
-    return places, (Repair(f"repair.irregular={choice}", what),)
+    return Repair(f"repair.irregular={choice}", what)
 
 
-def _tolerance(step: float) -> float:
-    """Millimetres by which a step may differ."""
-    return min(max(STEP_TOLERANCE * step, ROUNDING_MM), STEP_LIMIT * step)
+def _odd_step(positions: Sequence[float]) -> int:
+    """The first step that no even grid has, or the oddest one where they add up."""
+    odd = np.abs(np.diff(positions) - median_step(positions))
+    beyond = np.flatnonzero(odd > 2 * SAME_GRID * median_step(positions))
+    return int(beyond[0] if len(beyond) else odd.argmax())
 
 
-def _first_odd_step(positions: Sequence[float]) -> int | None:
-    expected = median_step(positions)
-    steps = (b - a for a, b in pairwise(positions))
-    return next((i for i, step in enumerate(steps) if abs(step - expected) > _tolerance(expected)), None)
-
-
-def _way_out(choice: str, filled: Sequence[Between] | None) -> str:
+def _way_out(choice: str, can_be_filled: bool) -> str:
     """What can be done besides restoring the series."""
     if choice == "resample":
         return f"take away what lies far off: even steps would make over {MOST_MADE} times as many slices"
-    if filled is not None:
+    if can_be_filled:
         return "put in what is missing: --set repair.irregular=fill"
     return "make even steps: --set repair.irregular=resample"
 
 
-def _uneven(positions: Sequence[float], worst: int, between: str, way_out: str) -> str:
+def _uneven(positions: Sequence[float], worst: int, between: str, off: float, way_out: str) -> str:
     expected = median_step(positions)
     found = positions[worst + 1] - positions[worst]
     missing = round(found / expected) - 1
     hint = f" ({missing} missing?)" if missing > 0 else ""
     return (
-        f"slices are {expected:.4g} mm apart, but {found:.4g} mm {between}{hint}. "
-        f"Restore the series from its source, or {way_out}."
+        f"slices are {expected:.4g} mm apart, but {found:.4g} mm {between}{hint}: they lie up to {off:.2g} "
+        f"voxels off the best even grid, at most {SAME_GRID} is accepted. Restore the series from its "
+        f"source, or {way_out}."
     )
-
-
-def _extent(series: Sequence[Slice], normal: Vector) -> float:
-    return series[-1].along(normal) - series[0].along(normal)
 
 
 def _thickness(piece: Slice, hints: Hints) -> float:
@@ -214,47 +257,3 @@ def _thickness(piece: Slice, hints: Hints) -> float:
             "Add a `spacing` column to a manifest."
         )
     return piece.thickness
-
-
-def _drift(series: Sequence[Slice], normal: Vector, choice: str) -> tuple[Vector, tuple[str, ...]]:
-    """How slices drift sideways, in millimetres per millimetre along the normal, and a note where they do.
-
-    The drift of a tilted gantry is a straight line (least squares); a slice beside it is refused.
-    """
-    shifts = np.subtract([s.position for s in series], series[0].position)
-    along = shifts @ normal
-    sideways = shifts - along[:, None] * normal
-    slope = _slope(along, sideways)
-    _check_line(series, along, sideways, slope)
-    distances = np.linalg.norm(sideways, axis=1)
-    worst = int(np.argmax(distances))
-    if distances[worst] <= max(TILT_PIXELS * min(series[0].spacing), TILT_SLOPE * along[worst]):
-        return np.zeros(3), ()
-    tilt = f"gantry tilt of {np.degrees(np.arctan(np.linalg.norm(slope))):.1f} degrees"
-    if choice == "refuse":
-        raise GeometryError(
-            f"{tilt}: {describe(series[worst])} lies {distances[worst]:.2f} mm beside the normal of the "
-            "first; straight slices are read. Undo the tilt before, or here: --set repair.shear=undo."
-        )
-    return slope, (tilt,)
-
-
-def _slope(along: Vector, sideways: Vector) -> Vector:
-    if len(along) == 1:
-        return np.zeros(3)
-    centred = along - along.mean()
-    slope: Vector = centred @ sideways / (centred @ centred)
-    return slope
-
-
-def _check_line(series: Sequence[Slice], along: Vector, sideways: Vector, slope: Vector) -> None:
-    line = sideways.mean(axis=0) + (along - along.mean())[:, None] * slope
-    beside = np.linalg.norm(sideways - line, axis=1)
-    worst = int(np.argmax(beside))
-    accepted = max(TILT_PIXELS * min(series[0].spacing), SIDEWAYS_MM)
-    if beside[worst] > accepted:
-        raise GeometryError(
-            f"slices do not lie in a straight row: {describe(series[worst])} is {beside[worst]:.2f} mm "
-            f"beside the line through all, at most {accepted:.2g} mm is accepted. Restore the series from "
-            "its source."
-        )

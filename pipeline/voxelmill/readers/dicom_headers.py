@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -25,12 +25,16 @@ from pydicom.uid import (
 
 from voxelmill.errors import FormatError, GeometryError
 from voxelmill.readers.dicom_frames import EACH, SHARED, count_frames, split
+from voxelmill.readers.dicom_padding import Padding, stated_padding
+from voxelmill.readers.dicom_read import read_dicom
 from voxelmill.readers.quiet import quiet
+from voxelmill.traces import is_own_fault
 
 TAGS = [
     EACH,
     SHARED,
     "BitsAllocated",
+    "BitsStored",
     "BurnedInAnnotation",
     "Columns",
     "ImageOrientationPatient",
@@ -41,6 +45,8 @@ TAGS = [
     "ModalityLUTSequence",
     "NumberOfFrames",
     "PhotometricInterpretation",
+    "PixelPaddingRangeLimit",
+    "PixelPaddingValue",
     "PixelRepresentation",
     "PixelSpacing",
     "RescaleIntercept",
@@ -55,7 +61,7 @@ TAGS = [
 ]
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 _MAX_RATIO, _MAX_SMALL = 4096, 1 << 16  # bytes decoded from one, and besides: no codec makes more of an image
-_UNREADABLE = (InvalidDicomError, ValueError, TypeError, IndexError, AttributeError, EOFError)
+_UNREADABLE = (InvalidDicomError, ValueError, TypeError, LookupError, AttributeError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class Slice:
     thickness: float | None
     slope: float
     intercept: float
+    padding: Padding | None
     dtype: str
     modality: str | None
     is_localizer: bool
@@ -105,12 +112,14 @@ def read_slices(paths: Iterable[Path]) -> tuple[list[Slice], tuple[str, ...]]:
     for index, path in enumerate(paths, 1):
         try:
             with quiet():
-                header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
+                header = read_dicom(path, stop_before_pixels=True, specific_tags=list(TAGS))
                 if _is_image(header):
                     slices += _slices(path, header)
                 else:
                     others += 1
-        except _UNREADABLE:
+        except _UNREADABLE as error:
+            if isinstance(error, AttributeError) and is_own_fault(error):
+                raise
             raise FormatError(
                 f"DICOM file {index} in the order of names has a header that cannot be read. "
                 "Restore the file, or take it away."
@@ -123,7 +132,7 @@ def _is_image(header: Any) -> bool:
     kind = header.get("SOPClassUID") or getattr(header.file_meta, "MediaStorageSOPClassUID", None)
     if "Rows" in header:
         return True
-    if kind is None or kind.name.endswith("Image Storage"):
+    if kind is None or UID(str(kind)).name.endswith("Image Storage"):
         raise ValueError("cut short, or no DICOM but for its mark")
     return False
 
@@ -164,7 +173,9 @@ def _slice(path: Path, header: Any, frame: int | None) -> Slice:
     kind = "i" if header.get("PixelRepresentation", 0) else "u"
     thickness = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
     number = header.get("InstanceNumber")
-    samples, bits = int(header.get("SamplesPerPixel") or 1), int(header.BitsAllocated)
+    slope, intercept = _number(header.get("RescaleSlope"), 1.0), _number(header.get("RescaleIntercept"), 0.0)
+    samples, bits = int(header.get("SamplesPerPixel") or 1), int(_required(header, "BitsAllocated"))
+    rows, columns = int(_required(header, "Rows")), int(_required(header, "Columns"))
     syntax = header.file_meta.get("TransferSyntaxUID")
     return Slice(
         path=path,
@@ -172,23 +183,29 @@ def _slice(path: Path, header: Any, frame: int | None) -> Slice:
         uid=str(header.get("SeriesInstanceUID", "")),
         series_number=int(header.get("SeriesNumber") or 0),
         number=None if number is None else int(number),
-        shape=(int(header.Rows), int(header.Columns)),
+        shape=(rows, columns),
         position=floats("ImagePositionPatient"),
         orientation=floats("ImageOrientationPatient"),
         spacing=floats("PixelSpacing"),
         thickness=abs(float(thickness)) if thickness else None,
-        slope=_number(header.get("RescaleSlope"), 1.0),
-        intercept=_number(header.get("RescaleIntercept"), 0.0),
+        slope=slope,
+        intercept=intercept,
+        padding=stated_padding(header, slope, intercept),
         dtype=f"{kind}{bits // 8}",
         modality=header.get("Modality"),
         is_localizer="LOCALIZER" in (header.get("ImageType") or ()),
         is_burned_in=header.get("BurnedInAnnotation") == "YES",
-        pixel_bytes=int(header.Rows) * int(header.Columns) * samples * bits // 8 * count_frames(header),
+        pixel_bytes=rows * columns * samples * bits // 8 * count_frames(header),
         file_bytes=path.stat().st_size,
-        syntax="unknown" if syntax is None else syntax.name,
+        syntax="unknown" if syntax is None else UID(str(syntax)).name,
         is_compressed=syntax not in _PLAIN,
         problem=_problem(header, frame),
     )
+
+
+def _required(header: Any, name: str) -> Any:
+    """The value of an element; KeyError where it is not there."""
+    return header[name].value
 
 
 def _number(value: Any, default: float) -> float:
@@ -204,7 +221,7 @@ def _problem(header: Any, frame: int | None) -> str | None:
             f"a DICOM file is multi-frame and holds {frames} frames, but describes where {described} of them "
             "lie. Restore it, or convert it to one file per frame or to NIfTI."
         )
-    if frame is not None and header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+    if frame is not None and header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         return "a DICOM file is multi-frame and deflated as a whole. Convert it to an uncompressed one."
     if not photometric.startswith("MONOCHROME") or header.get("SamplesPerPixel", 1) != 1:
         return f"the DICOM images are {photometric}; MONOCHROME is read. Take the series before colouring."

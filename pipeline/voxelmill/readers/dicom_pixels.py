@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy.typing as npt
-import pydicom
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless
 
 from voxelmill.errors import FormatError
 from voxelmill.readers.dicom_headers import Slice, describe
+from voxelmill.readers.dicom_read import read_dicom
 from voxelmill.readers.quiet import quiet
 
 DECODERS = {
@@ -90,7 +90,7 @@ class Pixels:
 
 
 def _only(path: Path) -> npt.NDArray[Any]:
-    data = pydicom.dcmread(path)
+    data = read_dicom(path)
     data.pixel_array_options(decoding_plugin=DECODERS.get(data.file_meta.TransferSyntaxUID, ""))
     pixels: npt.NDArray[Any] = data.pixel_array
     return pixels
@@ -99,7 +99,7 @@ def _only(path: Path) -> npt.NDArray[Any]:
 def _find_frames(path: Path) -> _Frames:
     """Read what stands before the frames of a file."""
     with path.open("rb") as file:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+        header = read_dicom(path, file, stop_before_pixels=True, specific_tags=list(_TAGS))
         syntax = header.file_meta.TransferSyntaxUID
         options = as_pixel_options(header, transfer_syntax_uid=syntax, **_pixel_element(file, syntax))
         return _Frames(path, file.tell(), syntax, options)

@@ -15,6 +15,7 @@ MOST_LENGTH = 500
 """Characters of a field; ITK's NRRD library writes past its buffer when it complains of twice as many."""
 
 _NUMBER = re.compile(r"[^\s(),]+")
+_WORD = re.compile(r"(?<![\w.])[^\W\d][\w.-]{3,}")  # could be of a file's name where numbers should be
 
 
 def add_field(fields: dict[str, str], key: str, value: str) -> None:
@@ -53,7 +54,7 @@ def sizes(fields: Mapping[str, str], key: str, axes: int) -> list[int]:
     values = [int(n) for n in found if n.isascii() and n.isdecimal()]
     if len(found) != axes or len(values) != axes or min(values) < 1 or math.prod(values) >= 2**63:
         raise FormatError(
-            f"{key} in the header is {_quoted(fields.get(key, ''))}; {axes} whole numbers from 1 on are "
+            f"{key} in the header is {_numbers(fields.get(key, ''))}; {axes} whole numbers from 1 on are "
             "needed. Mend the header."
         )
     return values
@@ -64,7 +65,7 @@ def check_numbers(fields: Mapping[str, str], key: str, count: int) -> None:
     found = _NUMBER.findall(fields.get(key, ""))
     if key in fields and not (len(found) == count and all(map(_is_finite, found))):
         raise FormatError(
-            f"{key} in the header is {_quoted(fields[key])}; {count} finite numbers are needed. "
+            f"{key} in the header is {_numbers(fields[key])}; {count} finite numbers are needed. "
             "Mend the header."
         )
 
@@ -74,6 +75,11 @@ def _is_finite(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def _numbers(text: str) -> str:
+    """What stands where numbers should be; words that are long enough to be a name are left out."""
+    return _quoted(_WORD.sub("...", text))
 
 
 def _quoted(text: str) -> str:

@@ -1,7 +1,7 @@
 """Which folders are one image: an OME-Zarr image, or a stack of TIFF pages.
 
-In: paths. Out: answers, OME metadata, and files in the order of slices. Reads names and small JSON files;
-of TIFF pages the first and the last are looked at.
+In: paths. Out: answers, OME metadata, and files in the order of their names. Reads names and small JSON
+files; of TIFF pages the first and the last are looked at.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from voxelmill.readers.stacks import mean_slices
 
 TIFF_ENDINGS = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".btf")
 _OME_KEYS = {"multiscales", "plate", "well", "labels", "bioformats2raw.layout"}
@@ -37,13 +39,28 @@ def tiff_files(path: Path) -> list[Path]:
 
 
 def are_tiff_pages(paths: Iterable[Path]) -> bool:
-    """Whether files are the pages of one TIFF stack, rather than an image each."""
-    files = sorted(paths, key=lambda p: _natural(p.name))
-    if len(files) < 2 or not all(_is_tiff(p) for p in files):
+    """Whether files are the pages of one TIFF stack, rather than an image each.
+
+    They are where all are TIFF, their names count slices, channels or time points (`stacks.mean_slices`), and
+    the first and the last hold one page. ``0001.tif``, ``img_0001.tif`` and ``z1.tif`` of one page each are a
+    stack, be it one that is refused for what it lacks; ``a1.tif``, ``patient1.tif`` and ``case_01.tif`` are
+    an image each, and so are files of several pages whatever they are called.
+    """
+    files = list(paths)
+    if not all(_is_tiff(p) for p in files):
+        return False
+    found = mean_slices([tiff_stem(p) for p in files])
+    if found is None:
         return False
     from voxelmill.readers.tiff_pages import is_one_page
 
-    return is_one_page(files[0]) and is_one_page(files[-1])
+    return all(is_one_page(files[i]) for i in found)
+
+
+def tiff_stem(path: Path) -> str:
+    """The name of a TIFF file without its ending."""
+    ending = next((e for e in TIFF_ENDINGS if path.name.lower().endswith(e)), "")
+    return path.name[: len(path.name) - len(ending)]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -21,8 +21,8 @@ except ImportError:
     zlib = standard_zlib
 
 ERRORS: tuple[type[Exception], ...] = (zlib.error, standard_zlib.error, EOFError)
-MAX_RATIO = {"gzip": 1032, "zlib": 1032, "bzip2": 1_600_000}
-"""Bytes that one compressed byte can stand for: deflate 258 in 2 bits, bzip2 46 million in a block of 30."""
+MAX_RATIO = {"gzip": 1032, "zlib": 1032, "bzip2": 1_600_000, "decimal": 8, "hex": 1}
+"""Bytes that one byte can stand for: deflate 258 in 2 bits, bzip2 46 million in a block of 30, a digit 8."""
 _CHUNK = 1 << 18
 HELD_BYTES = 24 * _CHUNK
 """Bytes that a stream holds at most: what was read, what it became, and what is left over."""

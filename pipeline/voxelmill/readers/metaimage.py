@@ -1,19 +1,22 @@
-"""MetaImage: .mhd with its data file, and .mha.
+"""MetaImage: .mhd with its data file or files, and .mha.
 
 In: a path. Out: a volume. ITK reads the grid; where the bytes are is read here from the same header.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from voxelmill.errors import FormatError, SpacingError
+from voxelmill.readers import pieces
 from voxelmill.readers.common import Hints, PackedVolume, Packing, data_file
 from voxelmill.readers.fields import add_field, check_numbers, integer, number_of_axes, sizes
 from voxelmill.readers.itk import Header, read_header
+from voxelmill.readers.pieces import PiecedVolume
 from voxelmill.volume import Volume
 
 _TYPES = {
@@ -42,11 +45,67 @@ def open_volume(path: Path, hints: Hints) -> Volume:
         raise SpacingError(
             "the MetaImage header has no ElementSpacing. Add it, or a `spacing` column to a manifest."
         )
+    if pieces.is_several(fields["ElementDataFile"]):
+        return _open_pieces(path, fields, end)
     data = _data_file(path, fields)
     _check_fields(fields)
     header = read_header(path)
-    packing = _packing(data, fields, end if data == path else 0, header)
+    packing = _packing(data, fields, end if data == path else 0, header, 1)
     return PackedVolume(header.geometry, packing, channels=header.channels)
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The files that a header names and that are there; see `voxelmill.readers.data_files`."""
+    fields, end = _read_fields(path)
+    stated = fields["ElementDataFile"]
+    if pieces.is_several(stated):
+        names, count = _names(path, fields, end)
+        return pieces.existing(path, names, count)
+    return () if stated.upper() == "LOCAL" else pieces.existing(path, [stated], 1)
+
+
+def _open_pieces(path: Path, fields: dict[str, str], end: int) -> Volume:
+    """A volume whose slices lie in several files."""
+    _check_fields(fields)
+    names, count = _names(path, fields, end)
+    files = pieces.find_pieces(path, names, count)
+    header = read_header(path)
+    packings = [_packing(file, fields, 0, header, count) for file in files]
+    return PiecedVolume(header.geometry, packings, channels=header.channels)
+
+
+def _names(path: Path, fields: dict[str, str], end: int) -> tuple[Iterator[str], int]:
+    """The names of the data files, and how many are needed."""
+    axes = number_of_axes(fields, "NDims", "MetaImage")
+    lengths = sizes(fields, "DimSize", axes)
+    stated = fields["ElementDataFile"]
+    if not pieces.is_list(stated):
+        return pieces.numbered(*_numbers(stated, lengths[-1])), lengths[-1]
+    each = pieces.axes_of_list(stated, axes - 1)
+    if not 2 <= each < axes:
+        raise FormatError(
+            f"the MetaImage header lists data files of {each} of its {axes} axes; files of whole slices are "
+            "read. Convert the file."
+        )
+    return pieces.listed(path, end), prod(lengths[each:])
+
+
+def _numbers(stated: str, count: int) -> tuple[str, range]:
+    """``name%d.raw first last step``, of which the numbers may be missing: from 1 on, one by one."""
+    pattern, *words = stated.split()
+    try:
+        numbers = [int(word) for word in words]
+    except ValueError:
+        numbers = [0] * 4
+    first = numbers[0] if numbers else 1
+    step = numbers[2] if len(numbers) > 2 else 1
+    last = numbers[1] if len(numbers) > 1 else first + count - 1
+    if len(numbers) > 3 or step < 1 or len(range(first, last + 1, step)) != count:
+        raise FormatError(
+            f"the MetaImage header numbers its data files by {len(words)} words; first, last and step of "
+            f"{count} whole numbers are needed. Mend the header."
+        )
+    return pattern, range(first, last + 1, step)
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
@@ -81,11 +140,6 @@ def _check_fields(fields: dict[str, str]) -> None:
 
 def _data_file(path: Path, fields: dict[str, str]) -> Path:
     name = fields["ElementDataFile"]
-    if name.startswith("LIST") or "%" in name:
-        raise FormatError(
-            "the MetaImage header names one data file per slice; one for all slices is read. "
-            "Convert the file."
-        )
     if not name:
         raise FormatError("ElementDataFile in the MetaImage header is empty. Mend the header.")
     data = path if name.upper() == "LOCAL" else data_file(path, name)
@@ -93,12 +147,14 @@ def _data_file(path: Path, fields: dict[str, str]) -> Path:
     return data
 
 
-def _packing(data: Path, fields: dict[str, str], end: int, header: Header) -> Packing:
-    if not _is_true(fields.get("BinaryData", "True")):
-        raise FormatError("the MetaImage file holds text; binary data are read. Convert the file.")
+def _packing(data: Path, fields: dict[str, str], end: int, header: Header, count: int) -> Packing:
+    """Where the voxels lie in a file, which is one of so many."""
     dtype = _dtype(fields)
     codec = "zlib" if _is_true(fields.get("CompressedData", "False")) else None
-    offset = _offset(data, fields, prod(header.geometry.shape) * header.channels * dtype.itemsize)
+    if not _is_true(fields.get("BinaryData", "True")):
+        codec = "decimal"
+    expected = prod(header.geometry.shape) * header.channels * dtype.itemsize // count
+    offset = _offset(data, fields, expected)
     return Packing(data, dtype, offset or end, codec=codec, is_interleaved=header.is_interleaved)
 
 

@@ -22,7 +22,6 @@ _NAMES = {
     "nanometer": 1e-6,
     "micrometer": 1e-3,
     "micron": 1e-3,
-    "microns": 1e-3,
     "millimeter": 1.0,
     "centimeter": 10.0,
     "decimeter": 100.0,
@@ -45,15 +44,16 @@ _SYMBOLS = {
     "in": 25.4,
     "ft": 304.8,
 }
+_PLURALS = {"inches": "inch", "feet": "foot"}
 
 
 def millimetres(unit: object) -> float | None:
-    """Length of a unit, from its UDUNITS name or its symbol; None where it is no known length."""
+    """Length of a unit, from its UDUNITS name, singular or plural, or its symbol; None where unknown."""
     if not isinstance(unit, str):
         return None
     symbol = unit.strip().replace("\\u00B5", "\u00b5")  # as ImageJ escapes it
     name = symbol.lower().replace("metre", "meter")
-    return _SYMBOLS.get(symbol, _NAMES.get(name))
+    return _SYMBOLS.get(symbol, _NAMES.get(_PLURALS.get(name, name.removesuffix("s"))))
 
 
 def arrange(array: Array, axes: str, wanted: str) -> Array:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field
 
-from voxelmill.errors import FormatError
+from voxelmill.errors import FormatError, SpacingError
 from voxelmill.geometry import Geometry, Matrix, Triple
 from voxelmill.readers.microscopy import complete_spacing, millimetres
 
@@ -27,6 +29,35 @@ _TOWARDS = {  # world axis (z, y, x) and sign, in LPS
 }
 
 
+class _Axis(BaseModel, extra="allow"):
+    name: str
+    type: Any = None
+    unit: Any = None
+
+
+class _Step(BaseModel):
+    type: str
+    scale: tuple[float, ...] = ()
+    translation: tuple[float, ...] = ()
+
+
+class _Steps(BaseModel):
+    transformations: tuple[_Step, ...] = Field((), alias="coordinateTransformations")
+
+
+class _Level(_Steps):
+    path: str
+
+
+class _Image(_Steps):
+    axes: tuple[_Axis, ...]
+    datasets: tuple[_Level, ...] = Field(min_length=1)
+
+
+class _Metadata(BaseModel):
+    multiscales: tuple[_Image, ...] = Field(min_length=1)
+
+
 @dataclass(frozen=True)
 class Multiscale:
     """Level 0 of a multiscale image.
@@ -40,7 +71,8 @@ class Multiscale:
     letters : str
         One an axis: t, c, z, y, x, or "?".
     scale, translation : tuple of float
-        Of voxels into the units of the axes; `scale` is empty where none is stated.
+        Of voxels into the units of the axes; `scale` is empty where none is stated. Where it is negative, the
+        axis runs the other way.
     """
 
     path: str
@@ -59,14 +91,11 @@ class Multiscale:
             If they are not those of version 0.4 or 0.5.
         """
         try:
-            image = metadata["multiscales"][0]
-            level, axes = image["datasets"][0], tuple(image["axes"])
-            steps = [
-                *level.get("coordinateTransformations", []),
-                *image.get("coordinateTransformations", []),
-            ]
-            return cls(str(level["path"]), axes, _letters(axes), *_compose(steps, len(axes)))
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            image = _Metadata.model_validate(dict(metadata)).multiscales[0]
+            level, axes = image.datasets[0], tuple(axis.model_dump() for axis in image.axes)
+            steps = [*level.transformations, *image.transformations]
+            return cls(level.path, axes, _letters(axes), *_compose(steps, len(axes)))
+        except ValueError:  # pydantic's is one
             raise FormatError(
                 "the OME metadata are not of version 0.4 or 0.5: axes with names, datasets with a path, and "
                 "transformations of scale and translation are read. Convert the image."
@@ -88,22 +117,47 @@ class Multiscale:
             raise FormatError(f"{found}; one time point of c, z, y, x is read. Save it by itself.")
 
     def geometry(self, shape: Sequence[int], spacing: Triple | None) -> Geometry:
-        """The grid of an array; a given spacing goes before the stated one, and tells a unit not stated."""
+        """The grid of an array; a given spacing goes before the stated one, and tells a unit not stated.
+
+        Raises
+        ------
+        SpacingError
+            If the scale of an axis is 0, or no spacing is stated, and none is given.
+        FormatError
+            If a scale or a translation is no finite number.
+        """
         sizes = dict(zip(self.letters, shape, strict=True))
-        scale, moved = (dict(zip(self.letters, v, strict=False)) for v in (self.scale, self.translation))
+        scale, moved = self._of_space("scale", self.scale), self._of_space("translation", self.translation)
         units = {a: millimetres(axis.get("unit")) for a, axis in zip(self.letters, self.axes, strict=True)}
         slices = int(sizes.get("z", 1))
-        stated = {a: s * u for a, s in scale.items() if (u := units[a])}
+        if spacing is None:
+            _refuse_zero({a: s for a, s in scale.items() if a != "z" or slices > 1})
+        stated = {a: abs(s) * u for a, s in scale.items() if (u := units[a])}
         z, y, x = spacing or complete_spacing(stated, slices, "the OME-Zarr image")
-        given = {a: step / scale[a] for a, step in zip("zyx", (z, y, x), strict=True) if scale.get(a, 0) > 0}
-        direction = np.asarray(self._direction())
-        origin = direction @ [moved.get(a, 0.0) * (units.get(a) or given.get(a, 0.0)) for a in "zyx"]
+        given = {a: step / abs(scale[a]) for a, step in zip("zyx", (z, y, x), strict=True) if scale.get(a)}
+        towards = self._towards()
+        origin = towards @ [moved.get(a, 0.0) * (units.get(a) or given.get(a, 0.0)) for a in "zyx"]
+        direction = towards * [-1.0 if scale.get(a, 1.0) < 0 else 1.0 for a in "zyx"] + 0.0  # no -0.0
         return Geometry(
-            (slices, int(sizes["y"]), int(sizes["x"])), (z, y, x), tuple(origin.tolist()), self._direction()
+            (slices, int(sizes["y"]), int(sizes["x"])), (z, y, x), tuple(origin.tolist()), _rows(direction)
         )
 
-    def _direction(self) -> Matrix:
-        """Along the world's axes, or as anatomical orientations state where all are known ones."""
+    def _of_space(self, what: str, values: Sequence[float]) -> dict[str, float]:
+        """A number for each of the axes z, y, x that are there; empty where nothing is stated."""
+        found = {a: v for a, v in zip(self.letters, values, strict=False) if a in _SPATIAL}
+        wrong = [a for a, v in found.items() if not np.isfinite(v)]
+        if wrong:
+            raise FormatError(
+                f"the OME-Zarr image states a {what} of {found[wrong[0]]:g} along {wrong[0]}; a finite "
+                "number is needed. Mend its metadata."
+            )
+        return found
+
+    def _towards(self) -> npt.NDArray[np.float64]:
+        """Where axes of positive scale run: along the world's, or as anatomical orientations state.
+
+        Those count where all of them are known.
+        """
         stated = {
             "zyx".index(letter): _orientation(axis)
             for letter, axis in zip(self.letters, self.axes, strict=True)
@@ -115,7 +169,20 @@ class Multiscale:
                 world, sign = _TOWARDS[value]
                 matrix[:, column] = 0
                 matrix[world, column] = sign
-        return cast("Matrix", tuple(map(tuple, matrix.tolist())))
+        return matrix
+
+
+def _refuse_zero(scale: Mapping[str, float]) -> None:
+    zero = [axis for axis, step in scale.items() if step == 0]
+    if zero:
+        raise SpacingError(
+            f"the OME-Zarr image states a scale of 0 along {', '.join(zero)}; the distance between voxels is "
+            "needed. Mend its metadata, or add a `spacing` column to a manifest."
+        )
+
+
+def _rows(matrix: npt.NDArray[np.float64]) -> Matrix:
+    return cast("Matrix", tuple(map(tuple, matrix.tolist())))
 
 
 def _orientation(axis: Mapping[str, Any]) -> str:
@@ -150,19 +217,18 @@ def _name(axis: Mapping[str, Any]) -> str:
     return str(axis["name"]).lower()
 
 
-def _compose(steps: Sequence[Mapping[str, Any]], ndim: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _compose(steps: Sequence[_Step], ndim: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """One scale and one translation from several, applied in order; no scale where none is stated."""
     scale, translation = np.ones(ndim), np.zeros(ndim)
     for step in steps:
-        kind = step["type"]
-        if kind == "identity":
+        if step.type == "identity":
             continue
-        values = np.asarray(step[kind], float)
-        if kind not in ("scale", "translation") or values.shape != (ndim,) or not np.isfinite(values).all():
+        values = {"scale": step.scale, "translation": step.translation}.get(step.type, ())
+        if len(values) != ndim:
             raise ValueError("an unknown transformation, or numbers that cannot be one")
-        if kind == "scale":
+        if step.type == "scale":
             scale, translation = scale * values, translation * values
         else:
             translation = translation + values
-    stated = any(step["type"] == "scale" for step in steps)
+    stated = any(step.type == "scale" for step in steps)
     return tuple(scale.tolist()) if stated else (), tuple(translation.tolist())

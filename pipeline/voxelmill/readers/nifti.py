@@ -1,7 +1,7 @@
-"""NIfTI-1 and NIfTI-2 single files, .nii and .nii.gz.
+"""NIfTI-1 and NIfTI-2: single files, .nii and .nii.gz, and pairs of .hdr and .img; Analyze 7.5 pairs too.
 
-In: a path. Out: a volume; further dimensions than three become channels. nibabel understands the header,
-the voxels are read here as they are stored.
+In: a path, of a pair either one. Out: a volume; further dimensions than three become channels. nibabel
+understands the header, the voxels are read here as they are stored.
 """
 
 from __future__ import annotations
@@ -14,73 +14,96 @@ from typing import Any
 import numpy as np
 
 from voxelmill.errors import FormatError
-from voxelmill.readers import inflate
+from voxelmill.readers import analyze, halves, inflate
 from voxelmill.readers.common import Hints, PackedVolume, Packing, fill, open_stream, supported
 from voxelmill.readers.nifti_grid import MENDING, make_geometry
 from voxelmill.volume import Volume
 
 _SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}
-_MAGICS = {348: b"n+1\0", 540: b"n+2\0"}
+_MAGICS = {348: (b"n+1\0", b"ni1\0"), 540: (b"n+2\0", b"ni2\0")}
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
-    """Open a NIfTI file; see `voxelmill.readers.open_volume`."""
-    codec = "gzip" if path.name.lower().endswith(".gz") else None
-    header = _read_header(path, codec)
-    size, channels = _split(header.get_data_shape())
+    """Open a NIfTI file or pair; see `voxelmill.readers.open_volume`."""
+    is_pair = halves.is_header(path) or halves.is_voxels(path)
+    header, notes = _read_header(halves.header_of(path) if is_pair else path, is_pair)
+    voxels = halves.voxels_of(path) if is_pair else path
+    what = "Analyze" if notes else "NIfTI"
+    size, channels = _split(header.get_data_shape(), what)
     slope, intercept = _scaling(header)
-    geometry, repairs = make_geometry(header, size, hints)
+    placed = make_geometry(header, size, hints, what)
     return PackedVolume(
-        geometry,
-        Packing(path, _dtype(header), skip=int(header["vox_offset"]), codec=codec),
+        placed.geometry,
+        Packing(voxels, _dtype(header, what), skip=int(header["vox_offset"]), codec=_codec(voxels)),
         channels=channels,
         slope=slope,
         intercept=intercept,
-        repairs=repairs,
+        repairs=placed.repairs,
+        notes=(*notes, *placed.notes),
+        otherwise=placed.otherwise,
     )
 
 
-def _read_header(path: Path, codec: str | None) -> Any:
+def _codec(path: Path) -> str | None:
+    return "gzip" if path.name.lower().endswith(".gz") else None
+
+
+def _read_header(path: Path, is_pair: bool) -> tuple[Any, tuple[str, ...]]:
+    """nibabel's header, and what is to be known of it."""
     import nibabel
 
+    block = _head(path)
+    if is_pair:
+        analyze.refuse_foreign(block)
+    for size, name in _SIZES.items():
+        head = block[:size]
+        if (
+            size in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big"))
+            and len(head) == size
+        ):
+            if is_pair and size == 348 and analyze.is_analyze(head):
+                return analyze.as_nifti(head, halves.has_matrix(path))
+            _check_magic(head, size, is_pair)
+            return getattr(nibabel, name)(head, check=False), ()
+    known = "a NIfTI or Analyze header" if is_pair else "a NIfTI-1 or NIfTI-2 header"
+    raise FormatError(f"the file does not start with {known}. {MENDING}")
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file, decompressed: as many as the longest header has, or all."""
     block = np.zeros(540, np.uint8)
-    with closing(open_stream(path, codec)) as stream:
+    with closing(open_stream(path, _codec(path))) as stream:
         try:
             found = fill(stream, block)
         except inflate.ERRORS:
             raise FormatError(f"the file does not decompress as .gz. {MENDING}") from None
-    for size, name in _SIZES.items():
-        head = block[:size].tobytes()
-        if size in (int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")) and found >= size:
-            _check_magic(head, size)
-            return getattr(nibabel, name)(head, check=False)
-    raise FormatError(f"the file does not start with a NIfTI-1 or NIfTI-2 header. {MENDING}")
+    return block[:found].tobytes()
 
 
-def _dtype(header: Any) -> np.dtype[Any]:
+def _dtype(header: Any, what: str) -> np.dtype[Any]:
     try:
         return supported(header.get_data_dtype())
     except KeyError:
         raise FormatError(
-            f"the NIfTI header has data type {int(header['datatype'])}, which nothing defines. {MENDING}"
+            f"the {what} header has data type {int(header['datatype'])}, which nothing defines. {MENDING}"
         ) from None
 
 
-def _check_magic(head: bytes, size: int) -> None:
-    magic = head[344:348] if size == 348 else head[4:8]
-    if magic != _MAGICS[size]:
+def _check_magic(head: bytes, size: int, is_pair: bool) -> None:
+    magic, known = head[344:348] if size == 348 else head[4:8], _MAGICS[size][is_pair]
+    if magic != known:
+        which = "the header of a pair" if is_pair else "a single file of header and voxels"
         raise FormatError(
-            f"the NIfTI header has magic {magic!r}; {_MAGICS[size]!r} is needed, "
-            f"which a single file of header and voxels has. {MENDING}"
+            f"the NIfTI header has magic {magic!r}; {known!r} is needed, which {which} has. {MENDING}"
         )
 
 
-def _split(dims: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
+def _split(dims: tuple[int, ...], what: str) -> tuple[tuple[int, int, int], int]:
     """Size in x, y, z, and the number of channels."""
     x, y, z, *further = [int(n) for n in dims] + [1] * (3 - len(dims))
     if len(dims) < 2 or min(dims) < 1 or sum(n > 1 for n in further) > 1:
         raise FormatError(
-            f"the NIfTI header has dimensions {tuple(int(n) for n in dims)}; two or three, and besides them "
+            f"the {what} header has dimensions {tuple(int(n) for n in dims)}; two or three, and besides them "
             "either channels or time points, are read. Split the file."
         )
     return (x, y, z), prod(further)

@@ -12,6 +12,7 @@ import numpy as np
 from voxelmill.errors import FormatError, SpacingError
 from voxelmill.geometry import Geometry
 from voxelmill.readers.common import Hints, PackedVolume, Packing
+from voxelmill.traces import is_own_fault
 from voxelmill.volume import Volume
 
 
@@ -34,7 +35,9 @@ def _map(path: Path) -> np.memmap:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
-    except Exception:  # NumPy parses the header as Python, and asks for as much as it says
+    except Exception as error:  # NumPy parses the header as Python, and asks for as much as it says
+        if is_own_fault(error):
+            raise
         raise FormatError(
             "the .npy file is cut short, or holds Python objects; an array of numbers is needed. "
             "Restore the file, or save the array again."

@@ -21,6 +21,7 @@ from voxelmill.readers.common import Hints, readable, supported
 from voxelmill.readers.folders import ome_metadata
 from voxelmill.readers.microscopy import Array, arrange
 from voxelmill.readers.multiscales import Multiscale
+from voxelmill.traces import is_own_fault
 from voxelmill.volume import Convert, Slab, Volume, put
 
 ONE_AT_A_TIME = {"threading.max_workers": 1, "async.concurrency": 1}
@@ -90,6 +91,8 @@ def _decode(array: zarr.Array[Any], index: tuple[Any, ...]) -> Array:
     except OSError:
         raise
     except Exception as error:  # whatever a codec raises; it may quote paths
+        if is_own_fault(error):
+            raise
         raise FormatError(
             f"a chunk of the OME-Zarr image does not decode ({type(error).__name__}). {_RESTORE}"
         ) from None
@@ -99,6 +102,8 @@ def _open_array(folder: Path, path: str) -> zarr.Array[Any]:
     try:
         array = zarr.open_array(LocalStore(folder, read_only=True), path=path, mode="r")
     except Exception as error:  # zarr's own, and those of its codecs; they quote paths
+        if is_own_fault(error):
+            raise
         raise FormatError(
             "level 0 of the OME-Zarr image is missing, or is no array that zarr reads "
             f"({type(error).__name__}). {_RESTORE}"

@@ -20,6 +20,7 @@ import tifffile
 from voxelmill.errors import FormatError, VoxelmillError
 from voxelmill.readers.common import forget, supported
 from voxelmill.readers.microscopy import Array, Latest, arrange
+from voxelmill.traces import is_own_fault
 
 Plane = Callable[[int, int], Array]
 """From a channel of the pages and a slice to an array (samples of a pixel, y, x)."""
@@ -126,23 +127,31 @@ def layout_of(tif: tifffile.TiffFile) -> Layout:
     return Layout(axes, shape, len(inside), dtype)
 
 
-def plane_reader(tif: tifffile.TiffFile, path: Path, layout: Layout) -> Plane:
+def plane_reader(
+    tif: tifffile.TiffFile, path: Path, layout: Layout, sparse: Callable[[int], None] = lambda _: None
+) -> Plane:
     """A function that reads one plane of an open file; it holds a page, or maps the file.
+
+    It calls `sparse` with the number of a page of which tiles or strips are not stored.
 
     Raises
     ------
     FormatError
         If the file ends before its voxels do.
     """
-    with _understood():
-        offset = tif.series[0].dataoffset
-    return _paged(tif.series[0], layout) if offset is None else _mapped(path, layout, offset, tif)
+    offset = _data_offset(tif)
+    return _paged(tif.series[0], layout, sparse) if offset is None else _mapped(path, layout, offset, tif)
 
 
 def is_contiguous(tif: tifffile.TiffFile) -> bool:
     """Whether the voxels of an open file lie uncompressed, one after another."""
+    return _data_offset(tif) is not None
+
+
+def _data_offset(tif: tifffile.TiffFile) -> int | None:
+    """Where the voxels lie uncompressed, one after another; None where they do not, or are not stored."""
     with _understood():
-        return tif.series[0].dataoffset is not None
+        return tif.series[0].dataoffset or None
 
 
 def _mapped(path: Path, layout: Layout, offset: int, tif: tifffile.TiffFile) -> Plane:
@@ -162,11 +171,14 @@ def _mapped(path: Path, layout: Layout, offset: int, tif: tifffile.TiffFile) -> 
     return read
 
 
-def _paged(series: tifffile.TiffPageSeries, layout: Layout) -> Plane:
+def _paged(series: tifffile.TiffPageSeries, layout: Layout, sparse: Callable[[int], None]) -> Plane:
     inner, shape = layout.axes[-layout.within :], layout.shape[-layout.within :]
     _whole_page(series, 0)
 
     def read(number: int) -> Array:
+        page = _whole_page(series, number)
+        if _stored(page, series.keyframe) < prod(series.keyframe.chunked):
+            sparse(number)
         return arrange(_decode(series, number, shape), inner, "ZSYX")
 
     pages = Latest(read)
@@ -181,7 +193,7 @@ def _whole_page(series: tifffile.TiffPageSeries, number: int) -> tifffile.TiffPa
             raise FormatError(
                 f"page {number} of the TIFF (from 0) is missing, or ends beyond the file. {_RESTORE}"
             )
-        held, wanted = sum(page.databytecounts), prod(keyframe.chunks) * prod(keyframe.chunked)
+        held, wanted = sum(page.databytecounts), prod(keyframe.chunks) * _stored(page, keyframe)
         if keyframe.compression not in _UNLIMITED and wanted > _MOST_RATIO * held:
             raise FormatError(
                 f"the tags ask for {wanted} values a page; {held} compressed bytes cannot hold them. "
@@ -193,8 +205,12 @@ def _whole_page(series: tifffile.TiffPageSeries, number: int) -> tifffile.TiffPa
 def _decode(series: tifffile.TiffPageSeries, number: int, shape: tuple[int, ...]) -> Array:
     page = _whole_page(series, number)
     try:
+        if not _stored(page, series.keyframe):  # where a page is one strip, tifffile reads from byte 0
+            return np.full(shape, series.keyframe.nodata, series.dtype)
         return page.asarray(maxworkers=1).reshape(shape)
     except Exception as error:  # whatever a codec raises
+        if is_own_fault(error):
+            raise
         codec = _name(series.keyframe.compression)
         raise FormatError(
             f"page {number} of the TIFF (from 0) does not decode from {codec} ({type(error).__name__}). "
@@ -203,10 +219,22 @@ def _decode(series: tifffile.TiffPageSeries, number: int, shape: tuple[int, ...]
 
 
 def _is_whole(page: tifffile.TiffPage | tifffile.TiffFrame, keyframe: tifffile.TiffPage) -> bool:
-    """Whether all pieces of a page are there; tifffile takes zeros for those that are not."""
+    """Whether all pieces of a page are there, or stated as left out; tifffile takes zeros for any other."""
     pieces, size = prod(keyframe.chunked), page.parent.filehandle.size
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    return len(places) >= pieces and all(count > 0 and at + count <= size for at, count in places[:pieces])
+    if not all(isinstance(number, int) for place in places for number in place):
+        return False  # tags of a damaged file can be of any type
+    return len(places) >= pieces and all(_is_there(at, count, size) for at, count in places[:pieces])
+
+
+def _is_there(at: int, count: int, size: int) -> bool:
+    """Whether a tile or strip lies in a file of `size` bytes, or is one that a sparse file leaves out."""
+    return at == count == 0 or (at > 0 and count > 0 and at + count <= size)
+
+
+def _stored(page: tifffile.TiffPage | tifffile.TiffFrame, keyframe: tifffile.TiffPage) -> int:
+    """Pieces of a page that are stored; those of offset and length 0 are zeros."""
+    return sum(count > 0 for count in page.databytecounts[: prod(keyframe.chunked)])
 
 
 def _check_chain(tif: tifffile.TiffFile) -> None:
@@ -286,6 +314,8 @@ def _understood() -> Iterator[None]:
     except (VoxelmillError, OSError):
         raise
     except Exception as error:
+        if is_own_fault(error):
+            raise
         raise FormatError(
             f"the file is no TIFF, or is damaged ({type(error).__name__}). {_RESTORE}"
         ) from None
