@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from voxelmill.cases import RawCase
 from voxelmill.errors import ValueRuleError
 from voxelmill.geometry import Geometry
-from voxelmill.incoming import LabelTally, as_stored, label_dtype, stored_dtype, whole_numbers
+from voxelmill.incoming import LabelTally, WholeLabels, as_stored, label_dtype, stored_dtype
 from voxelmill.volume import Volume
 
 QUICK = hypothesis.settings(max_examples=80, deadline=None, derandomize=True)
@@ -73,15 +73,34 @@ class TestImages:
 class TestLabels:
     def test_whole_floats_are_integers(self):
         stored = np.array([[[0.0, 3.0]], [[-1.0, 255.0]]], "f4")
-        labels = whole_numbers(stored, volume("f4"), 0)
+        whole = WholeLabels(volume("f4"))
+        labels = whole.take(stored, 0)
         assert labels.dtype == label_dtype(volume("f4")) == np.int32
         assert labels.tolist() == [[[0, 3]], [[-1, 255]]]
+        assert whole.notes == ()
 
-    @pytest.mark.parametrize("wrong", [0.5, np.nan, 2.0**40])
+    @pytest.mark.parametrize(
+        ("dtype", "slope", "intercept", "stored", "expected", "deviation"),
+        [
+            ("f4", 1, 0, [0.99999, 2.0004, -1e-4], [1, 2, 0], "0.0004"),  # resampled and saved as floats
+            ("f8", 1, 0, [1 - 1e-3 + 1e-9, 7, 0], [1, 7, 0], "0.001"),
+            ("i2", float(np.float32(0.1)), 0, [30, 10, 0], [3, 1, 0], "4.5e-08"),  # a slope of float32
+            ("i2", 1, -1024, [1025, 1026, 1024], [1, 2, 0], None),
+        ],
+    )
+    def test_nearly_whole_numbers_are_rounded_and_noted(
+        self, dtype, slope, intercept, stored, expected, deviation
+    ):
+        whole = WholeLabels(volume(dtype, slope, intercept))
+        assert whole.take(np.array(stored, dtype)[None, None], 0).tolist() == [[expected]]
+        wanted = f"values rounded to whole numbers, by {deviation} at most" if deviation else None
+        assert whole.notes == ((wanted,) if wanted else ())
+
+    @pytest.mark.parametrize("wrong", [0.5, 1.0011, np.nan, np.inf, 2.0**40])
     def test_others_are_refused(self, wrong):
         stored = np.array([[[0, 1]], [[1, wrong]]], "f4")
         with pytest.raises(ValueRuleError, match=r"in 1 voxels of slice 6; whole numbers are needed"):
-            whole_numbers(stored, volume("f4"), 5)
+            WholeLabels(volume("f4")).take(stored, 5)
 
     @QUICK
     @given(

@@ -1,14 +1,18 @@
 """What SOURCE holds: datasets, folders and manifests, right and wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from readers_support import save_series, series
 
+import voxelmill
 from voxelmill.dicom_config import DicomConfig
-from voxelmill.errors import SourceError
+from voxelmill.errors import FormatError, SourceError
+from voxelmill.readers import open_volume
+from voxelmill.readers.foreign import CONVERTERS
 from voxelmill.sources import CaseSource, case_problem, discover
 
 VOXELS = np.zeros((3, 4, 5), "i2")
@@ -106,7 +110,6 @@ class TestNnunet:
         [
             ({"channel_names": None}, "channel_names None"),
             ({"channel_names": {"1": "CT"}}, "expected is"),
-            ({"channel_names": ["CT"]}, "expected is"),
             ({"labels": None}, "labels None"),
             ({"labels": {"background": "zero"}}, "labels"),
             ({"labels": {"background": 0, "a": 1.5}}, "labels"),
@@ -192,6 +195,22 @@ class TestFolder:
         refuse(tmp_path, "the id 'a' is there twice")
 
 
+class TestWords:
+    def test_what_was_typed_is_repeated(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SourceError, match=r"SOURCE does not exist: 'in/data'; expected is"):
+            voxelmill.run("in/data", "out", cluster="none")
+
+    @pytest.mark.parametrize("ending", CONVERTERS)
+    def test_files_of_microscopes_and_what_converts_them(self, tmp_path, ending):
+        how = re.escape(CONVERTERS[ending])
+        touch(tmp_path / f"a{ending.upper()}")
+        refuse(tmp_path / f"a{ending.upper()}", f"neither a manifest .* {ending}: {how}")
+        refuse(tmp_path, rf"no file of a known format \(1 file\(s\) ending '{ending}'\).* {ending}: {how}")
+        with pytest.raises(FormatError, match=f"a file ending in '{ending}' is of no .* Convert it: {how}"):
+            open_volume(tmp_path / f"a{ending.upper()}")
+
+
 class TestManifest:
     @pytest.fixture
     def folder(self, tmp_path):
@@ -233,7 +252,6 @@ class TestManifest:
             ("case,CT\n", "the manifest has no rows"),
             ("name,CT\na,a.nii.gz\n", "has 2 columns and no column `case`"),
             ("case,label\na,l.nii.gz\n", "no column of a channel"),
-            ("case;CT\na;a.nii.gz\n", "no column `case`"),
             ("case,CT,CT\na,a.nii.gz,b.nii.gz\n", "a column named 'CT' that is empty or there twice"),
             ("case,CT,\na,a.nii.gz,\n", "a column named ''"),
             ("case,CT,age\na,a.nii.gz,51\n", "unknown column 'age'.*Reserved are case, label, spacing"),

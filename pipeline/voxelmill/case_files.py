@@ -5,7 +5,9 @@ In: paths and words of a source. Out: a `CaseSource` each, and `Sources`. Knows 
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,6 +21,7 @@ from voxelmill.errors import SourceError
 from voxelmill.geometry import Triple
 from voxelmill.manifest import read_json
 from voxelmill.partials import is_left
+from voxelmill.paths import local_path
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -49,6 +52,8 @@ class Sources:
         Value of voxels that no class is stated for.
     skipped : tuple of str
         What was left out, by count and ending.
+    remarks : tuple of str
+        What a user should know of how the source was understood; without names of files.
     names : mapping of str to str
         Pseudonym of each case that has one to what its folder or file is called; written to no file of OUT.
     """
@@ -59,11 +64,14 @@ class Sources:
     labels: dict[str, int | list[int]] | None = None
     ignore_label: int | None = None
     skipped: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def case_problem(case: str) -> str | None:
     """Why a text cannot be the id of a case, which names a group in a store; None where it can."""
+    if problem := _encoding_problem(case):
+        return problem
     alike = unicodedata.normalize("NFKC", case)  # what some systems make of it
     if not case or case != case.strip():
         return "is empty or has blanks at its ends"
@@ -75,6 +83,16 @@ def case_problem(case: str) -> str | None:
         return "holds control characters, or more than 200 bytes"
     if alike.endswith(".") or _DEVICE.fullmatch(alike):
         return "is no name of a folder on Windows"
+    return None
+
+
+def _encoding_problem(name: str) -> str | None:
+    """Why no file can have a name: characters that the locale does not know; None where one can."""
+    try:
+        os.fsencode(name)
+        name.encode()
+    except UnicodeEncodeError:
+        return f"is no name of a file in this locale ({sys.getfilesystemencoding()}; LC_ALL=C.UTF-8 has all)"
     return None
 
 
@@ -99,7 +117,10 @@ def path_of(where: str, folder: Path, stated: str, outside: bool) -> Path:
     SourceError
         That begins with `where`, and does not show the path.
     """
-    place = folder / stated if outside else within(folder, stated)
+    if problem := _encoding_problem(stated):
+        raise SourceError(f"{where} {problem}. Set LC_ALL, or rename the file.")
+    meant = local_path(stated, where)
+    place = folder / meant if outside else within(folder, str(meant))
     if place is None:
         raise SourceError(
             f"{where} leads out of the folder that it is stated in. Set ingest.outside=true if that is meant."

@@ -21,6 +21,7 @@ from voxelmill import store
 from voxelmill.config import StoreConfig
 from voxelmill.errors import StoreError
 from voxelmill.geometry import Box
+from voxelmill.graph import did, expect
 from voxelmill.kernels.crop import HoleFiller, slice_counts
 from voxelmill.kernels.facts import BINS, Facts
 from voxelmill.kernels.keys import rescale
@@ -300,10 +301,12 @@ class RawCase:
         array = store.create_array(self.root, path, crop.shape, "u1", chunk, (depth, *plane), LAYOUT)
         boxes = list(slabs_of(Box.whole(crop.shape), depth))
         filler = HoleFiller()
+        expect(2 * crop.size)
         with memory.hold(cost.bytes(depth)):
             slabs = filler.scan(self._nonzero(box.shift(crop.start)) for box in boxes)
             for box, scanned in zip(boxes, slabs, strict=True):
                 array.write(box, scanned)
+                did(box.size)
             z, y, x = (np.zeros(n, np.int64) for n in crop.shape)
             for box in reversed(boxes):
                 slab = array.read(box)
@@ -311,6 +314,7 @@ class RawCase:
                     array.write(box, slab)
                 z[box.slices[0]], along_y, along_x = slice_counts(slab.view(bool))
                 y, x = y + along_y, x + along_x
+                did(box.size)
         store.write_attributes(array, {"slices": [counts.tolist() for counts in (z, y, x)]})
 
     def _nonzero(self, box: Box) -> npt.NDArray[np.bool_]:

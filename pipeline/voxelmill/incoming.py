@@ -5,6 +5,7 @@ In: volumes. Out: types, finite values, whole labels, bytes. Writes nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,15 @@ from voxelmill.memory import SlabCost, image_cost, label_cost
 from voxelmill.regrid import Regridded
 from voxelmill.volume import Array, Repair, Volume
 
+ROUNDED = 1e-3
+"""How far a label may lie from a whole number: tools that resample masks save 0.99999."""
+
 STRANGE = 1000
 """Different values that no source states, at most, whose voxels are counted."""
+
+
+THE_LABEL = "the label"
+"""What messages call it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,12 @@ class Incoming:
 
     repairs: tuple[Repair, ...] = ()
     """What was not as it should be, and was accepted by a setting."""
+
+    otherwise: tuple[str, ...] = ()
+    """Settings that would place one of the files elsewhere, and were not chosen."""
+
+    names: tuple[str, ...] | None = None
+    """Of the channels, where the source states them."""
 
     @property
     def shape(self) -> Shape:
@@ -51,10 +65,23 @@ class Incoming:
         """Type that holds the stored values of all channels."""
         return np.result_type(*(stored_dtype(v) for v in self.volumes))
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one image and nothing else, so that messages need not say which they speak of."""
+        return len(self.volumes) == 1 and self.label is None
+
+    @property
+    def bytes(self) -> int:
+        """Of all voxels, as the files store them, uncompressed."""
+        return sum(v.channels * math.prod(v.geometry.shape) * v.dtype.itemsize for _, v in self.named())
+
+    def images(self) -> list[tuple[str, Volume]]:
+        """All images, each with what messages call it."""
+        return list(zip(image_names(len(self.volumes), self.names), self.volumes, strict=True))
+
     def named(self) -> list[tuple[str, Volume]]:
         """All images, then the label, each with what messages call it."""
-        label = [] if self.label is None else [("the label", self.label)]
-        return [*((f"channel {i}", v) for i, v in enumerate(self.volumes)), *label]
+        return [*self.images(), *([] if self.label is None else [(THE_LABEL, self.label)])]
 
     def image_cost(self) -> SlabCost:
         """Memory of the most demanding image."""
@@ -66,6 +93,13 @@ class Incoming:
         if self.label is None:
             return None
         return _most_demanding([label_cost(self.label, label_dtype(self.label)), *_staging([self.label])])
+
+
+def image_names(images: int, channels: Sequence[str] | None) -> list[str]:
+    """What messages call the images of a case; `channels` are names of channels, one an image or not."""
+    if channels is None or len(channels) != images:
+        return [f"channel {i}" for i in range(images)]
+    return [f"channel {i} ({name})" for i, name in enumerate(channels)]
 
 
 def _staging(volumes: Iterable[Volume]) -> list[SlabCost]:
@@ -144,28 +178,62 @@ def _is_whole(label: Volume) -> bool:
     return label.dtype.kind in "iub" and (label.slope, label.intercept) == (1.0, 0.0)
 
 
-def whole_numbers(stored: Array, label: Volume, z: int) -> Array:
-    """Labels (z, y, x) as integers; `z` is where the slices begin.
+@dataclass
+class WholeLabels:
+    """The labels of a volume as integers; those within `ROUNDED` of a whole number become it.
 
-    Raises
-    ------
-    ValueRuleError
-        If one is not whole, or does not fit.
+    Attributes
+    ----------
+    label : Volume
+        Whose stored values are taken in.
+    largest : float
+        Deviation from a whole number that was met so far.
     """
-    dtype = label_dtype(label)
-    if _is_whole(label):
-        return stored.astype(dtype, copy=False)
-    out = np.empty(stored.shape, dtype)
-    for i, plane in enumerate(stored):
-        values = plane.astype(np.float64) * label.slope + label.intercept
-        wrong = ~np.isfinite(values) | (np.rint(values) != values) | (np.abs(values) > np.iinfo(dtype).max)
+
+    label: Volume
+    largest: float = 0.0
+
+    def take(self, stored: Array, z: int) -> Array:
+        """Labels (z, y, x) as integers; `z` is where the slices begin.
+
+        Raises
+        ------
+        ValueRuleError
+            If one is not whole, or does not fit.
+        """
+        dtype = label_dtype(self.label)
+        if _is_whole(self.label):
+            return stored.astype(dtype, copy=False)
+        out = np.empty(stored.shape, dtype)
+        for i, plane in enumerate(stored):
+            self._round(plane, out[i], z + i)
+        return out
+
+    def _round(self, plane: Array, out: Array, z: int) -> None:
+        values = self._values(plane)
+        whole = np.rint(values)
+        with np.errstate(invalid="ignore"):  # infinity from infinity
+            np.abs(np.subtract(values, whole, out=values), out=values)
+        wrong = ~(values <= ROUNDED) | (np.abs(whole) > np.iinfo(out.dtype).max)
         if wrong.any():
             raise ValueRuleError(
-                f"the label holds {values[wrong][0]:g} in {int(wrong.sum())} voxels of slice {z + i}; whole "
-                "numbers are needed. Round it, or write it as integers."
+                f"the label holds {self._values(plane[wrong])[0]:.6g} in {int(wrong.sum())} voxels of slice "
+                f"{z}; whole numbers are needed, within {ROUNDED:g}. Round it, or write it as integers."
             )
-        out[i] = values
-    return out
+        self.largest = max(self.largest, float(values.max()))
+        out[...] = whole
+
+    def _values(self, stored: Array) -> Array:
+        values = stored.astype(np.float64)
+        values *= self.label.slope
+        values += self.label.intercept
+        return values
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the label, as it was read so far."""
+        rounded = f"values rounded to whole numbers, by {self.largest:.2g} at most" if self.largest else None
+        return (*self.label.notes, *([rounded] if rounded else []))
 
 
 @dataclass

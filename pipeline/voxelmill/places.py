@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxelmill.config import RepairConfig
-from voxelmill.errors import StoreError
+from voxelmill.errors import StoreError, speaking_of
 from voxelmill.geometry import Box
-from voxelmill.incoming import as_stored
+from voxelmill.incoming import as_stored, image_names
 from voxelmill.partials import write_whole
 from voxelmill.readers import open_volume
 from voxelmill.sources import CaseSource
@@ -39,11 +39,12 @@ class InPlace:
     def fill(self, box: Box, out: Array, convert: Convert | None = None) -> None:
         """Put the stored values of a (c, z, y, x) box into `out`, each piece through `convert`."""
         first = 0
-        for volume in self.volumes:
+        for what, volume in zip(_called(self.volumes), self.volumes, strict=True):
             part = Box.whole((volume.channels, *volume.geometry.shape)).shift((first, 0, 0, 0)).intersect(box)
             if part.size:
                 target = out[part.start[0] - box.start[0] : part.stop[0] - box.start[0]]
-                volume.fill(part.shift((-first, 0, 0, 0)), target, self._through(volume, convert))
+                with speaking_of(what):
+                    volume.fill(part.shift((-first, 0, 0, 0)), target, self._through(volume, convert))
             first += volume.channels
 
     def _through(self, volume: Volume, convert: Convert | None) -> Convert:
@@ -102,8 +103,16 @@ def open_place(out: Path, case: str, nonfinite: str) -> InPlace:
         If a file is not there any more.
     """
     place, repair = place_of(out, case)
-    volumes = [open_volume(path, spacing=place.spacing, repair=repair) for path in place.channels]
+    volumes: list[Volume] = []
+    for what, path in zip(_called(place.channels), place.channels, strict=True):
+        with speaking_of(what):
+            volumes.append(open_volume(path, spacing=place.spacing, repair=repair))
     return InPlace(volumes, nonfinite)
+
+
+def _called(images: Sequence[object]) -> list[str]:
+    """What refusals begin with; nothing where there is one image."""
+    return image_names(len(images), None) if len(images) > 1 else [""]
 
 
 def _file(out: Path, case: str) -> Path:

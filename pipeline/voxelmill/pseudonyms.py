@@ -73,7 +73,7 @@ def write_mapping(file: Path, out: Path, names: Mapping[str, str]) -> None:
 
 
 def check_mapping(file: Path, out: Path) -> None:
-    """Refuse a file within OUT, which is there to be given away, and one that is something else.
+    """Refuse a file within OUT, which is there to be given away, and one that is or has to be something else.
 
     Raises
     ------
@@ -85,6 +85,8 @@ def check_mapping(file: Path, out: Path) -> None:
     begins = (",".join(HEADER)).encode()
     if file.is_dir() or (file.exists() and file.read_bytes()[: len(begins)] != begins):
         raise ConfigError("dicom.mapping is there and is no such table. Name another file.")
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise ConfigError("dicom.mapping is in no folder that can be written. Name another file.")
 
 
 def hint(case: str, names: Mapping[str, str]) -> str:

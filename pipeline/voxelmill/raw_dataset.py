@@ -5,15 +5,15 @@ In: a folder. Out: `Sources`. Opens no image.
 
 from __future__ import annotations
 
-import os
 import re
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from voxelmill import readers
-from voxelmill.case_files import CaseSource, Sources, check_case, count_endings, path_of, stated_spacing
+from voxelmill.case_files import CaseSource, Sources, check_case, count_endings, stated_spacing
+from voxelmill.dataset_json import Description, describe, say_number
+from voxelmill.dataset_list import Cases, is_list_of_cases, place, read_training, say_list
 from voxelmill.errors import SourceError
 from voxelmill.manifest import read_json
 
@@ -38,82 +38,59 @@ def read_raw_dataset(source: Path, outside: bool) -> Sources:
     dataset = read_json(source / "dataset.json", "dataset.json")
     if not isinstance(dataset, dict):
         raise SourceError("dataset.json is no object; channel_names and labels are expected. Correct it.")
-    names = _channel_names(dataset)
-    labels = _labels(dataset.get("labels"))
-    ignore = labels.get("ignore") if labels else None
-    if isinstance(ignore, list):
-        raise SourceError(f"dataset.json: the ignore label is {ignore}; one whole number is expected.")
-    skipped: tuple[str, ...] = ()
+    found = describe(dataset)
+    cases, skipped, remarks = _cases(source, dataset, found, outside)
+    remarks = (*found.remarks, *remarks, *say_number(dataset.get("numTraining"), len(cases)))
+    return Sources("nnunet", cases, found.channel_names, found.labels, found.ignore_label, skipped, remarks)
+
+
+def _cases(source: Path, dataset: Mapping[str, Any], found: Description, outside: bool) -> Cases:
+    """Cases of the key `dataset`, of the list `training`, or of the folders."""
+    channels = len(found.channel_names)
     if "dataset" in dataset:
-        cases = _listed(source, dataset["dataset"], len(names), outside)
-    else:
-        cases, skipped = _images_tr(source, dataset.get("file_ending", ".nii.gz"), len(names))
-    return Sources("nnunet", cases, names, labels, ignore, skipped)
+        return Cases(_listed(source, dataset["dataset"], channels, outside))
+    if is_list_of_cases(source, dataset, found.ending):
+        return read_training(source, dataset, channels, outside)
+    cases, skipped = _images_tr(source, found.ending, channels)
+    return Cases(cases, skipped, say_list(dataset, len(cases)))
 
 
-def _channel_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names by rising number; older datasets call them `modality`."""
-    names = dataset.get("channel_names", dataset.get("modality"))
-    numbers = {str(n) for n in range(len(names))} if isinstance(names, dict) else set()
-    if not isinstance(names, dict) or not names or set(names) != numbers:
-        raise SourceError(
-            f'dataset.json has channel_names {_short(names)}; expected is {{"0": name, "1": name, ...}}. '
-            "Correct it."
-        )
-    return tuple(str(names[key]) for key in sorted(names, key=int))
-
-
-def _labels(labels: Any) -> dict[str, int | list[int]]:
-    """Names to values; older datasets have it the other way round."""
-    if (
-        isinstance(labels, dict)
-        and labels
-        and all(isinstance(v, str) and k.isdecimal() for k, v in labels.items())
-    ):
-        labels = {name: int(value) for value, name in labels.items()}
-    if not isinstance(labels, dict) or not all(_is_class(value) for value in labels.values()):
-        raise SourceError(
-            f'dataset.json has labels {_short(labels)}; expected is {{"background": 0, name: number or list, '
-            "...}. Correct it."
-        )
-    return dict(labels)
-
-
-def _short(value: Any) -> str:
-    """As it is written, or the front of it."""
-    return textwrap.shorten(repr(value), 300, placeholder=" ...")
-
-
-def _is_class(value: Any) -> bool:
-    values = value if isinstance(value, list) else [value]
-    return bool(values) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
-
-
-def _images_tr(source: Path, ending: Any, channels: int) -> tuple[tuple[CaseSource, ...], tuple[str, ...]]:
+def _images_tr(source: Path, ending: str, channels: int) -> tuple[tuple[CaseSource, ...], tuple[str, ...]]:
     """Every case that imagesTr or labelsTr speaks of; what it lacks is missed when it is read."""
-    if not isinstance(ending, str) or ending.lower() not in readers.known_endings():
-        known = ", ".join(readers.known_endings())
-        raise SourceError(f"dataset.json has file_ending {ending!r}; known are {known}. Convert the files.")
     images, labels = source / "imagesTr", source / "labelsTr"
     if not images.is_dir():
         raise SourceError(
-            "dataset.json is there, but no folder imagesTr and no key `dataset`. Add one of them."
+            "dataset.json is there, but no folder imagesTr, no key `dataset` and no list `training`. Add one "
+            "of them."
         )
-    found = _named(images, ending)
-    matches = {path: _CHANNEL.fullmatch(path.name.removesuffix(ending)) for path in found}
+    matches = {path: _CHANNEL.fullmatch(path.name.removesuffix(ending)) for path in _named(images, ending)}
     cases = {match[1] for match in matches.values() if match}
     cases |= {path.name.removesuffix(ending) for path in _named(labels, ending)}
-    listed = tuple(_numbered(images, labels, case, ending, channels) for case in sorted(cases))
-    return listed, count_endings(path for path, match in matches.items() if match is None)
+    others = [path for path in _named(images) if not matches.get(path) and readers.is_known(path)]
+    if others and not cases:
+        raise SourceError(
+            f"imagesTr holds no file that ends _0000{ending}, as dataset.json has them, but "
+            f"{', '.join(count_endings(others))}. Correct file_ending, or the names."
+        ).about(others)
+    extra: dict[str, list[Path]] = {}  # of channels that have no name; their case fails by their number
+    for path, match in matches.items():
+        if match and int(match[2]) >= channels:
+            extra.setdefault(match[1], []).append(path)
+    listed = (
+        _numbered(images, labels, case, ending, channels, extra.get(case, ())) for case in sorted(cases)
+    )
+    return tuple(listed), count_endings(others)
 
 
-def _named(folder: Path, ending: str) -> list[Path]:
+def _named(folder: Path, ending: str = "") -> list[Path]:
     paths = folder.iterdir() if folder.is_dir() else iter(())
     return sorted(p for p in paths if p.name.endswith(ending) and not p.name.startswith("."))
 
 
-def _numbered(images: Path, labels: Path, case: str, ending: str, channels: int) -> CaseSource:
-    paths = tuple(images / f"{case}_{n:04d}{ending}" for n in range(channels))
+def _numbered(
+    images: Path, labels: Path, case: str, ending: str, channels: int, extra: Iterable[Path]
+) -> CaseSource:
+    paths = (*(images / f"{case}_{n:04d}{ending}" for n in range(channels)), *extra)
     return CaseSource(case, paths, labels / f"{case}{ending}", stated_spacing(paths[0], case))
 
 
@@ -134,12 +111,6 @@ def _entry(source: Path, case: str, entry: Any, channels: int, outside: bool) ->
             f"dataset.json: case {case!r} has {len(paths)} images; {channels} and one `label` path "
             "are expected. Correct it."
         )
-    channel_paths = tuple(_place(source, case, path, outside) for path in paths)
-    label_path = _place(source, case, label, outside) if label else None
+    channel_paths = tuple(place(source, case, path, outside) for path in paths)
+    label_path = place(source, case, label, outside) if label else None
     return CaseSource(case, channel_paths, label_path, stated_spacing(channel_paths[0], case))
-
-
-def _place(source: Path, case: str, stated: str, outside: bool) -> Path:
-    """A path of the key `dataset`; one that begins with a variable leads where its user says."""
-    free = outside or stated.startswith("$")
-    return path_of(f"dataset.json: a path of case {case!r}", source, os.path.expandvars(stated), free)
