@@ -54,7 +54,7 @@ class TestWrongUse:
             ("run raw out --set order=9", ["'order'", "9"]),  # a value out of range
             more("run raw out --set order=one", ["'order'", "'one'"]),
             more("run raw out --set target_spacing=[1,1]", ["'target_spacing"]),
-            more("run raw out --set target_spacing=[1,1,0]", ["'target_spacing'", "positive"]),
+            more("run raw out --set target_spacing=[1,1,0]", ["'target_spacing'", "above 0"]),
             ("run raw out --set order", ["no key=value"]),  # no value
             more("run raw out --set =1", ["no key=value"]),
             more("run raw out --config nothing.toml", ["nothing.toml", "cannot be read"]),
@@ -62,15 +62,15 @@ class TestWrongUse:
             more("run raw out --config wrong.toml", ["'ordr'", "did you mean 'order'"]),
             more("run raw out --order 1", ["--order"]),  # unknown option
             ("run raw out --preset nnUNet2", ["nnUNet2", "default, nnunet"]),
-            ("run raw texts/a.txt", ["OUT is a file"]),  # OUT is a file
+            ("run raw texts/a.txt", ["OUT ('texts/a.txt') is a file"]),  # OUT is a file
             ("run raw out --cluster slurmm", ["slurmm", "local"]),
             ("run raw out --workers 0", ["--workers", "0"]),
-            more("run raw out --workers two", ["--workers", "integer"]),
+            more("run raw out --workers two", ["--workers", "whole number"]),
             ("run raw out --scheduler nothing.json", ["nothing.json", "no such"]),
             ("run raw out --scheduler tcp://127.0.0.1:9", ["tcp://127.0.0.1:9", "no scheduler answers"]),
             more("run raw out --scheduler nonsense", ["nonsense"]),
             ("run raw out --scheduler texts/broken.json", ["broken.json"]),
-            more("run raw", ["out"]),
+            more("run raw", ["OUT"]),
             more("runn raw out", ["runn"]),
             ("plan out", ["voxelmill"]),  # before ingest
             more("fingerprint out", ["voxelmill ingest"]),
@@ -118,7 +118,7 @@ class TestWrongUse:
 
 
 class TestHelp:
-    COMMANDS = ("run", "ingest", "fingerprint", "plan", "preprocess", "demo")
+    COMMANDS = ("run", "ingest", "fingerprint", "plan", "preprocess", "config", "demo")
 
     def test_lists_commands(self):
         done = call("--help")
@@ -138,6 +138,7 @@ class TestHelp:
             ("fingerprint", "--workers --cluster --scheduler"),
             ("plan", "--preset --config --set --restart"),
             ("preprocess", "--workers --cluster --scheduler"),
+            ("config", "--preset --config --set --memory-limit"),
             ("demo", "--workers"),
         ],
     )
@@ -468,9 +469,9 @@ def test_ctrl_c_amid_a_garbage_collection_is_not_lost(tmp_path):
     """Python would print it as an exception that it ignores, and go on."""
     script = """
 import gc, os, signal, sys, time
-from voxelmill import cli
+from voxelmill.interrupts import lose_no_interrupt
 
-sys.unraisablehook = cli._lose_no_interrupt
+sys.unraisablehook = lose_no_interrupt
 
 def collecting(phase, info):
     gc.callbacks.remove(collecting)

@@ -16,11 +16,12 @@ def toml(folder, text):
 # Precedence
 
 
-def test_presets_differ_in_labels_alone():
+def test_presets_differ_in_labels_and_padding_alone():
     default, nnunet = load_config(), load_config("nnunet")
     assert default == Config() == make_config({})
     assert (default.labels, default.outside_label) == ("nearest", 0)
-    assert nnunet == default.model_copy(update={"labels": "linear", "outside_label": -1})
+    dicom = default.dicom.model_copy(update={"padding": "keep"})
+    assert nnunet == default.model_copy(update={"labels": "linear", "outside_label": -1, "dicom": dicom})
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,10 @@ def test_settings_cannot_be_changed_afterwards():
 
 # What a wrong one is told: one line each
 
+THREE_MM = "three numbers above 0 (millimetres; z, y, x), such as [1.0, 0.8, 0.8]."
+THREE_VOXELS = "three whole numbers above 0 (voxels; z, y, x), such as [64, 64, 64]."
+SETS = 'a list of "fullres", "lowres" or "2d", each once, such as ["fullres", "2d"].'
+
 
 @pytest.mark.parametrize(
     ("word", "line"),
@@ -116,44 +121,47 @@ def test_settings_cannot_be_changed_afterwards():
         ("store.chunks=[1,1,1]", "setting 'store.chunks' is unknown; did you mean 'store.chunk'?"),
         ("chunk=[1,1,1]", "setting 'chunk' is unknown; did you mean 'store.chunk'?"),
         ("dicom.serie=1", "setting 'dicom.serie' is unknown; did you mean 'dicom.series'?"),
-        ("order=4", "setting 'order' is 4: input should be less than or equal to 3."),
-        ("order=-1", "setting 'order' is -1: input should be greater than or equal to 0."),
+        ("order=4", "setting 'order' is 4; expected: a whole number from 0 to 3."),
+        ("order=-1", "setting 'order' is -1; expected: a whole number from 0 to 3."),
         (
             "order=x",
-            "setting 'order' is 'x': input should be a valid integer, unable to parse string as an integer.",
+            "setting 'order' is 'x'; expected: a whole number from 0 to 3.",
         ),
-        ("labels=cubic", "setting 'labels' is 'cubic': input should be 'nearest' or 'linear'."),
-        ("nonfinite=nan", "setting 'nonfinite' is nan: input should be 'fail' or 'zero'."),
-        ("separate_axis=0", "setting 'separate_axis' is 0: input should be 'auto' or 'never'."),
-        ("outside_label=-2", "setting 'outside_label' is -2: input should be 0 or -1."),
+        ("labels=cubic", "setting 'labels' is 'cubic'; expected: \"nearest\" or \"linear\"."),
+        ("nonfinite=nan", 'setting \'nonfinite\' is nan; expected: "fail" or "zero".'),
+        ("separate_axis=0", 'setting \'separate_axis\' is 0; expected: "auto" or "never".'),
+        ("outside_label=-2", "setting 'outside_label' is -2; expected: 0 or -1."),
         (
             "target_spacing=[1,0,1]",
-            "setting 'target_spacing' is [1, 0, 1]: needs three positive numbers of millimetres, z, y, x.",
+            f"setting 'target_spacing' is [1, 0, 1]; expected: {THREE_MM}",
         ),
         (
             "target_spacing=[1,inf,1]",
-            "setting 'target_spacing' is [1, inf, 1]: needs three positive numbers of millimetres, z, y, x.",
+            f"setting 'target_spacing' is [1, inf, 1]; expected: {THREE_MM}",
         ),
         (
             "target_spacing=[1,nan,1]",
-            "setting 'target_spacing' is [1, nan, 1]: needs three positive numbers of millimetres, z, y, x.",
+            f"setting 'target_spacing' is [1, nan, 1]; expected: {THREE_MM}",
         ),
-        ("target_spacing=[1,1]", "setting 'target_spacing.2' is [1, 1]: field required."),
-        ("configurations=[]", "setting 'configurations' is []: needs at least one configuration, each once."),
+        ("target_spacing=[1,1]", f"setting 'target_spacing' is [1, 1]; expected: {THREE_MM}"),
+        ("configurations=[]", f"setting 'configurations' is []; expected: {SETS}"),
         (
             'configurations=["2d","2d"]',
-            "setting 'configurations' is ['2d', '2d']: needs at least one configuration, each once.",
+            f"setting 'configurations' is ['2d', '2d']; expected: {SETS}",
         ),
         (
             'configurations=["3d"]',
-            "setting 'configurations.0' is '3d': input should be 'fullres', 'lowres' or '2d'.",
+            f"setting 'configurations' is ['3d']; expected: {SETS}",
         ),
-        ("store.shard_mib=0", "setting 'store.shard_mib' is 0: input should be greater than or equal to 1."),
-        ("store.level=10", "setting 'store.level' is 10: input should be less than or equal to 9."),
-        ("store.chunk=[0,1,1]", "setting 'store.chunk.0' is 0: input should be greater than 0."),
-        ("store.chunk=[1,1,-4]", "setting 'store.chunk.2' is -4: input should be greater than 0."),
-        ("store.compressor=gzip", "setting 'store.compressor' is 'gzip': input should be 'lz4' or 'zstd'."),
-        ("a b=1", "--set 'a b=1': the value is not TOML; strings take quotes, lists take brackets."),
+        (
+            "store.shard_mib=0",
+            "setting 'store.shard_mib' is 0; expected: a whole number from 1 to 4096 (MiB).",
+        ),
+        ("store.level=10", "setting 'store.level' is 10; expected: a whole number from 0 to 9."),
+        ("store.chunk=[0,1,1]", f"setting 'store.chunk' is [0, 1, 1]; expected: {THREE_VOXELS}"),
+        ("store.chunk=[1,1,-4]", f"setting 'store.chunk' is [1, 1, -4]; expected: {THREE_VOXELS}"),
+        ("store.compressor=gzip", "setting 'store.compressor' is 'gzip'; expected: \"lz4\" or \"zstd\"."),
+        ("a b=1", "--set 'a b=1': 'a b' is no name; write for example --set order=1."),
         (
             'channels="C\nT"',
             "--set 'channels=\"C\\nT\"': the value is not TOML; strings take quotes, lists take brackets.",

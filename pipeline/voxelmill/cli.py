@@ -6,18 +6,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-import signal
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
+from typer.models import CommandInfo
 
 from voxelmill import __version__
 from voxelmill.errors import (
@@ -25,44 +24,46 @@ from voxelmill.errors import (
     ConfigError,
     DiskError,
     LeaseLostError,
+    SourceError,
     StoppedError,
     VoxelmillError,
     disk_message,
+    system_message,
 )
-from voxelmill.options import Options, with_options
-from voxelmill.traces import place, system_reason
+from voxelmill.interrupts import heed_signals, once, terminated
+from voxelmill.options import Options, Out, PlanFile, ShareOf, ShowFiles, Source, Workers, named, with_options
+from voxelmill.terminal import (
+    FileNames,
+    console,
+    fail,
+    finish,
+    log_to_terminal,
+    print_tables,
+    say,
+    say_failed,
+)
+from voxelmill.traces import place
+from voxelmill.typed import repeat, typed_words
 
 if TYPE_CHECKING:
     from voxelmill.graph import Engine
     from voxelmill.lease import Lease
     from voxelmill.pipeline import Job
-    from voxelmill.report import Report
     from voxelmill.verify import Finding
 
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="From medical and microscopy volumes of any size to training-ready Zarr shards.",
+    help="Make training-ready Zarr shards of medical and microscopy volumes of any size.",
 )
 logger = logging.getLogger("voxelmill")
-console = Console(stderr=True)
-
-Source = Annotated[Path, typer.Argument(help="nnU-Net raw dataset, folder of images or series, or manifest.")]
-Out = Annotated[Path, typer.Argument(help="Folder for the stores.")]
-ShareOf = Annotated[
-    str | None, typer.Option("--share", help="i/n: do the i-th of n shares, without a network between them.")
-]
-PlanFile = Annotated[
-    Path | None,
-    typer.Option("--plan", help="A plan.json: its decisions for the cases at hand, no statistics."),
-]
 
 
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(__version__)
@@ -72,41 +73,49 @@ def _options(
 
 @app.command()
 @with_options
-def run(source: Source, out: Out, options: Options, frozen: PlanFile = None) -> None:
-    """All stages: SOURCE to training-ready shards in OUT."""
+def run(
+    source: Source, out: Out, options: Options, frozen: PlanFile = None, show_files: ShowFiles = False
+) -> None:
+    """Make training-ready shards in OUT of SOURCE, by all stages."""
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options, frozen=frozen)
-    sources = job.discover(source)
-    _say_sources(len(sources.cases), sources.skipped)
-    with job.hold("run") as lease:
-        job.check(sources)
-        with _engine(job, options, lease) as engine:
-            report = job.run(sources, engine)
-        _finish(report, out)
+    names = FileNames(show_files)
+    with names.of_refusals():
+        sources = names.found(source, job.discover(source))
+        with job.hold("run") as lease:
+            job.check(sources)
+            with _engine(job, options, lease) as engine:
+                report = job.run(sources, engine)
+            finish(report, out, names)
 
 
 @app.command()
 @with_options
-def ingest(source: Source, out: Out, options: Options, share: ShareOf = None) -> None:
-    """First stage: source files into OUT's raw store."""
+def ingest(
+    source: Source, out: Out, options: Options, share: ShareOf = None, show_files: ShowFiles = False
+) -> None:
+    """Read SOURCE into OUT's raw store. This is the first stage."""
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options, share)
-    sources = job.discover(source)
-    _say_sources(len(sources.cases), sources.skipped)
-    cases = job.my_cases(sources)
-    with job.hold("ingest") as lease:
-        job.check(sources)
-        with _engine(job, options, lease) as engine, job.reporting(cases):
-            job.ingest(sources, engine)
-        _finish(job.report(cases), out)
+    names = FileNames(show_files)
+    with names.of_refusals():
+        sources = names.found(source, job.discover(source))
+        cases = job.my_cases(sources)
+        with job.hold("ingest") as lease:
+            job.check(sources)
+            with _engine(job, options, lease) as engine, job.working(cases):
+                job.ingest(sources, engine)
+                if share is None and len(job.failed()) < len(cases):
+                    job.refuse_odd("ingest")
+            finish(job.report(cases), out, names)
 
 
 @app.command()
 @with_options
 def fingerprint(out: Out, options: Options) -> None:
-    """Second stage: facts of the raw store into OUT/fingerprint.json."""
+    """Write facts of the raw store into OUT/fingerprint.json. This is the second stage."""
     from voxelmill.status import check_raw
     from voxelmill.summary import fingerprint_table
 
@@ -114,60 +123,69 @@ def fingerprint(out: Out, options: Options) -> None:
         return typer.echo(options.job_script(out))
     job = _job(out, options)
     check_raw(job.out)
-    with job.hold("fingerprint") as lease, _engine(job, options, lease) as engine:
-        made = job.fingerprint(engine)
-    _stdout().print(fingerprint_table(made))
+    cases = job.all_cases()
+    with job.hold("fingerprint") as lease:
+        with _engine(job, options, lease) as engine, job.working(cases):
+            made = job.fingerprint(engine)
+        report = job.report(cases)
+    print_tables([fingerprint_table(made)])
+    say_failed(report)
 
 
 @app.command()
 @with_options
 def plan(out: Out, options: Options, frozen: PlanFile = None) -> None:
-    """Third stage: every decision into OUT/plan.json, printed as a table. Reads no voxel."""
-    from voxelmill.fingerprint import Fingerprint
+    """Write every decision into OUT/plan.json, and print it. This is the third stage; it reads no voxel."""
     from voxelmill.status import check_raw
     from voxelmill.summary import plan_tables
 
     job = _job(out, options, frozen=frozen)
-    found = Fingerprint.load(out) if job.frozen is None else None
+    found = job.known_fingerprint() if job.frozen is None else None
     if found is None:
         check_raw(job.out)
+    made = job.try_plan(found)
+    print_tables(plan_tables(made, job.out))
+    job.doubt(made)
+    job.check_plan(made)  # whose refusal a table explains
+    if options.dry_run:
+        return
+    cases = job.all_cases()
     with job.hold("plan"):
-        made = job.refit() if found is None else job.plan(found)
-    for table in plan_tables(made, out):
-        _stdout().print(table)
-    if job.failed():
-        sys.exit(1)
+        with job.working(cases):
+            _ = job.refit() if found is None else job.plan(found)
+        report = job.report(cases)
+    say_failed(report)
 
 
 @app.command()
 @with_options
 def preprocess(out: Out, options: Options, share: ShareOf = None, frozen: PlanFile = None) -> None:
-    """Last stage: the raw store into the training store, as OUT/plan.json says."""
+    """Make OUT's training store as OUT/plan.json says. This is the last stage."""
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options, share, frozen)
     made = job.planned()
     with job.hold("preprocess") as lease:
-        made = made or job.refit()
-        cases = sorted({*job.planned_cases(made), *job.failed()})
-        with _engine(job, options, lease) as engine, job.reporting(cases):
-            job.preprocess(made, engine)
-        _finish(job.report(cases), out)
+        with _engine(job, options, lease) as engine:
+            made = made or job.refit(engine.threads)
+            cases = sorted({*job.planned_cases(made), *job.failed()})
+            with job.working(cases):
+                job.preprocess(made, engine)
+        finish(job.report(cases), out)
 
 
 @app.command()
 def status(out: Out) -> None:
-    """How far a run on OUT is, from the stores alone; exit status 0 where nothing is missing."""
+    """Say how far a run on OUT is, from the stores alone. The exit status is 0 where nothing is missing."""
     from voxelmill.status import read_status
     from voxelmill.summary import status_table
 
     found = read_status(out)
-    output = _stdout()
-    output.print(status_table(found))
+    print_tables([status_table(found)])
     for case, cause in found.failed.items():
-        output.print(f"failed  {case}: {cause}", highlight=False, markup=False, soft_wrap=True)
+        say(f"failed  {case}: {cause}")
     for holder in found.holders:
-        output.print(f"at work  {holder}", highlight=False, markup=False, soft_wrap=True)
+        say(f"at work  {holder}")
     sys.exit(0 if found.is_complete else 1)
 
 
@@ -178,13 +196,17 @@ def verify(
     options: Options,
     repair: Annotated[bool, typer.Option("--repair", help="Make again what is damaged or missing.")] = False,
     source: Annotated[
-        Path | None, typer.Option(help="With --repair: what OUT was made from, for its raw store.")
+        Path | None,
+        typer.Option(
+            help="Make the raw store again, with --repair, from what OUT was made of.",
+            callback=named("--source"),
+        ),
     ] = None,
 ) -> None:
-    """Read every byte of OUT's stores, name what is damaged; exit status 0 where nothing is."""
+    """Read every byte of OUT's stores, and name what is damaged. The exit status is 0 where nothing is."""
     from voxelmill import verify as stage
     from voxelmill.lease import holders
-    from voxelmill.repair import verify_and_repair
+    from voxelmill.repair import known_plan, verify_and_repair
 
     stage.check_there(out)
     if options.dry_run:
@@ -192,15 +214,17 @@ def verify(
     if source is not None and not repair:
         raise ConfigError("--source is for --repair alone. Pass both, or neither.")
     job = _job(out, options)
+    if repair:
+        known_plan(job)  # words that it does not fit are refused before anything is read
     for holder in holders(out):
         if holder.is_alive is not False:
-            _say(f"at work  {holder}: what it writes may be told as missing")
+            say(f"at work  {holder}: what it writes may be told as missing")
     if not repair:
-        with options.engine(job.out, job.config, console, None) as engine, _once():
+        with options.engine(job.out, job.config, console, None) as engine, once():
             found = stage.verify(job.out, engine)
     else:
         with job.hold("verify") as lease, _engine(job, options, lease) as engine:
-            found = verify_and_repair(job, source, engine, _say)
+            found = verify_and_repair(job, source, engine, say)
     _say_found(found, advise=source is None)
 
 
@@ -209,97 +233,76 @@ def _say_found(found: Finding, advise: bool) -> None:
     from voxelmill.repair import ADVICE, needs_source
 
     for damage in found.damages:
-        _say(str(damage))
+        say(str(damage))
     if advise and needs_source(found.damages):
-        _say(ADVICE)
-    _say(found.summary)
+        say(ADVICE)
+    say(found.summary)
     sys.exit(1 if found.damages else 0)
 
 
-def _say(line: str) -> None:
-    _stdout().print(line, highlight=False, markup=False, soft_wrap=True)
+@app.command()
+@partial(with_options, only=("preset", "config", "set_", "memory_limit"))
+def config(options: Options) -> None:
+    """Print every setting, its meaning, default and unit, as TOML. It is a file for --config."""
+    from voxelmill.config_text import config_text
+
+    typer.echo(config_text(options.load()), nl=False)
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Argument(help="Folder for the phantoms and what becomes of them.")] = Path(
-        "voxelmill-demo"
-    ),
-    workers: Annotated[int | None, typer.Option(help="Worker processes; by default one a core.")] = None,
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="The phantoms, and what becomes of them, go into this folder.",
+            callback=named("OUT"),
+        ),
+    ] = Path("voxelmill-demo"),
+    workers: Workers = None,
 ) -> None:
-    """Make phantoms, run all stages on them, and say where everything is."""
+    """Make phantoms, run all stages on them, and say where all is."""
+    from voxelmill.apart import check_out
     from voxelmill.phantoms import write_dataset
 
     source = out / "Dataset001_Phantoms"
     if not source.exists():
+        check_out(out)
         logger.info("making phantoms")
         write_dataset(source)
     run(source=source, out=out / "out", **vars(Options(workers=workers)))
 
 
+def _keep_whole(commands: Iterable[CommandInfo]) -> None:
+    """Summaries in the list of commands are first sentences; typer would cut them to a line."""
+    for command in commands:
+        first, _, _ = (inspect.getdoc(command.callback) or "").partition(". ")
+        command.short_help = first.removesuffix(".") + "."
+
+
+_keep_whole(app.registered_commands)
+
+
 def main() -> None:
     """Entry point of the console script."""
-    _log_to_terminal()
-    sys.unraisablehook = _lose_no_interrupt
-    signal.signal(signal.SIGTERM, _terminate)
+    log_to_terminal()
+    heed_signals()
     try:
         app()
     except (ClusterLostError, DiskError, LeaseLostError) as error:
-        _fail(str(error), 1)
+        fail(str(error), 1)
     except VoxelmillError as error:
-        _fail(str(error), 2)
+        fail(_as_typed(str(error), "SOURCE" if isinstance(error, SourceError) else ""), 2)
     except (StoppedError, KeyboardInterrupt):
-        _fail("stopped. Run the same command again to go on from here.", 143 if _terminated.is_set() else 130)
+        fail("stopped. Run the same command again to go on from here.", 143 if terminated.is_set() else 130)
     except OSError as error:
-        hint = f"{system_reason(error)}. Check that OUT can be written and its disk has room."
-        _fail(disk_message(error) or hint, 1)
+        fail(disk_message(error) or _as_typed(system_message(error)), 1)
     except Exception as error:
-        _fail(f"{place(error)}. This is a bug; OUT/logs has where.", 1)
+        fail(f"{place(error)}. This is a bug; OUT/logs has where.", 1)
 
 
-_terminated = threading.Event()
-
-
-def _terminate(number: int, frame: object) -> None:
-    """Ends like Ctrl-C: what was started is stopped, jobs are cancelled, OUT is let go."""
-    if not _terminated.is_set():
-        _terminated.set()
-        raise KeyboardInterrupt
-
-
-def _lose_no_interrupt(lost: sys.UnraisableHookArgs) -> None:
-    """Ctrl-C amid a garbage collection would be printed as a traceback and forgotten: it comes again."""
-    if lost.exc_type is KeyboardInterrupt:
-        main = threading.main_thread().ident
-        threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
-    else:
-        sys.__unraisablehook__(lost)
-
-
-def _fail(line: str, status: int) -> NoReturn:
-    console.print(f"voxelmill: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
-    sys.exit(status)
-
-
-def _log_to_terminal() -> None:
-    """Log lines: bare on a terminal, with the time elsewhere; tracebacks only in the log file."""
-    handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(
-            console=console, show_time=False, show_level=False, show_path=False, markup=False
-        )
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-
-
-def _say_sources(cases: int, skipped: tuple[str, ...]) -> None:
-    left_out = f", left out {', '.join(skipped)}" if skipped else ""
-    logger.info("found %d case%s%s", cases, "" if cases == 1 else "s", left_out)
+def _as_typed(line: str, about: str = "") -> str:
+    return repeat(line, typed_words(typer.main.get_command(app), sys.argv[1:]), about)
 
 
 def _job(out: Path, options: Options, share: str | None = None, frozen: Path | None = None) -> Job:
@@ -321,34 +324,6 @@ def _engine(job: Job, options: Options, lease: Lease) -> Iterator[Engine]:
     with (
         options.engine(job.out, job.config, console, lease) as engine,
         log_to(job.out / "logs", log),
-        _once(),
+        once(),
     ):
         yield engine
-
-
-def _stdout() -> Console:
-    """Tables as wide as the terminal, or wide enough where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=120)
-
-
-@contextmanager
-def _once() -> Iterator[None]:
-    """After one Ctrl-C the cluster is closed, which takes a second; more of them change nothing."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise
-
-
-def _finish(report: Report, out: Path) -> None:
-    """The table, where everything is, and the exit status."""
-    output = _stdout()
-    output.print(report.table())
-    for case in report.failed:
-        output.print(f"failed  {case.case}: {case.cause}", highlight=False, markup=False, soft_wrap=True)
-    for path in (out / "training.zarr", out / "fingerprint.json", out / "plan.json", out / "report.json"):
-        if path.exists():
-            output.print(str(path), highlight=False, markup=False, soft_wrap=True)
-    if report.failed:
-        sys.exit(1)

@@ -7,47 +7,68 @@ of a batch system are asked for; how many workers there are does not belong here
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import time
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     ByteSize,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PositiveInt,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from voxelmill.dicom_config import DicomConfig as DicomConfig
 from voxelmill.errors import ConfigError
 from voxelmill.model import Model as Model
+from voxelmill.model import Settings
+from voxelmill.wording import first_problem, leaves
 
 Configuration = Literal["fullres", "lowres", "2d"]
 
-SIZE = r"\d+(\.\d+)?\s*([KMGT]i?)?B?"
+SIZE = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGTP]i?B?|B)?\s*", re.IGNORECASE)
+
+SMALLEST_SIZE = 2**20
+"""Bytes: less memory is meant by nobody, whose unit is lacking."""
+
+Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "nnunet": {"labels": "linear", "outside_label": -1},
+    "nnunet": {"labels": "linear", "outside_label": -1, "dicom": {"padding": "keep"}},
 }
 
 
 def check_size(value: object) -> object:
-    """Refuse what is no number of bytes."""
-    is_size = isinstance(value, int) or (isinstance(value, str) and re.fullmatch(SIZE, value.strip()))
-    if value is not None and not is_size:
-        raise ValueError('needs a size, such as "4GiB"')
-    return value
+    """Refuse what is no number of bytes, and what is one only because its unit is lacking."""
+    if value is None:
+        return None
+    found = SIZE.fullmatch(value) if isinstance(value, str) else None
+    if isinstance(value, Real) and float(value).is_integer() and float(value) >= 0:
+        size = int(float(value))
+    elif found is None:
+        raise ValueError
+    elif unit := found["unit"]:
+        return found["number"] + unit + ("" if unit[-1] in "bB" else "B")
+    else:
+        size = int(float(found["number"]))
+    if size < SMALLEST_SIZE:
+        raise ValueError(f", which is {size} byte{'s' * (size != 1)}")
+    return size
 
 
-class RepairConfig(Model):
+class RepairConfig(Settings):
     """Problems of a source's geometry that are repaired instead of refused; what was done stands in the
     case's attributes and in the report.
 
@@ -56,8 +77,9 @@ class RepairConfig(Model):
 
     irregular: Literal["refuse", "fill", "resample"] = "refuse"
     """Slices of a DICOM series that are not evenly spaced: "fill" puts in slices that are missing, where the
-    others leave a gap of a whole number of steps; "resample" makes even steps of any. Linear between the two
-    nearest slices; the nearest one for labels. Refused where there would be ten times as many slices."""
+    others leave a gap of a whole number of steps; "resample" makes even steps of any. Of a TIFF stack either
+    puts in the slices that the numbers in its names leave out. Linear between the two nearest slices; the
+    nearest one for labels. Refused where there would be ten times as many slices."""
 
     duplicates: Literal["refuse", "first"] = "refuse"
     """Several slices of a DICOM series at one position: "first" keeps the one of lowest InstanceNumber."""
@@ -70,13 +92,14 @@ class RepairConfig(Model):
     coordinates, linear, or the nearest voxel for labels."""
 
     affine: Literal["refuse", "sform", "qform"] = "refuse"
-    """sform and qform of a NIfTI file that place the image differently, or sform and pixdim: which holds."""
+    """sform and qform of a NIfTI file, or sform and pixdim, that make grids of different shapes: which holds.
+    Where sform and qform differ in place alone, sform holds, and that is noted, unless this is "qform"."""
 
     pixdim: Literal["refuse", "absolute"] = "refuse"
     """A negative spacing in a NIfTI header: "absolute" leaves its sign out."""
 
 
-class IngestConfig(Model):
+class IngestConfig(Settings):
     """How sources get into the raw store."""
 
     copy_: bool = Field(default=True, alias="copy")
@@ -88,7 +111,7 @@ class IngestConfig(Model):
     begin with an environment variable may always."""
 
 
-class ClusterConfig(Model):
+class ClusterConfig(Settings):
     """What jobs of a batch system are asked for, in dask-jobqueue's words.
 
     What is not set here comes from dask-jobqueue's own configuration files (jobqueue.yaml of the site).
@@ -96,38 +119,40 @@ class ClusterConfig(Model):
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
-    queue: str | None = None
+    queue: str | None = Field(default=None, examples=["long"])
     """Partition or queue."""
 
-    account: str | None = None
+    account: str | None = Field(default=None, examples=["imaging"])
     """Who pays."""
 
-    walltime: str | None = None
-    """Longest time of a job, as the batch system writes it, such as "12:00:00"."""
+    walltime: str | None = Field(default=None, examples=["12:00:00"])
+    """Longest time of a job, as the batch system writes it."""
 
-    cores: PositiveInt | None = None
+    cores: PositiveInt | None = Field(default=None, examples=[8])
     """Cores of a job."""
 
-    processes: PositiveInt | None = None
+    processes: PositiveInt | None = Field(default=None, examples=[4])
     """Worker processes of a job; by default one a core."""
 
-    memory: ByteSize | None = None
-    """Memory of a job, such as "32GiB"; by default what its workers take. It limits them, too."""
+    memory: ByteSize | None = Field(default=None, examples=["32GiB"])
+    """Memory of a job; by default what its workers take. It limits them, too."""
 
-    job_extra_directives: tuple[str, ...] | None = None
-    """More directives, such as ["--constraint=avx512"]."""
+    job_extra_directives: tuple[str, ...] | None = Field(default=None, examples=[["--constraint=avx512"]])
+    """More directives for the head of the job script."""
 
-    job_script_prologue: tuple[str, ...] | None = None
-    """Commands before a worker starts, such as ["module load python"]."""
+    job_script_prologue: tuple[str, ...] | None = Field(default=None, examples=[["module load python"]])
+    """Commands before a worker starts."""
 
-    interface: str | None = None
-    """Network interface, such as "ib0"."""
+    interface: str | None = Field(default=None, examples=["ib0"])
+    """Network interface of the nodes that workers are reached by."""
 
-    minimum: int | None = Field(default=None, ge=0)
+    minimum: int | None = Field(default=None, ge=0, examples=[2])
     """Workers that are kept when there is little to do; by default all of --workers."""
 
-    lifetime: float | None = Field(default=None, ge=0)
-    """Seconds after which a worker ends by itself; by default nine tenths of the walltime. 0: never."""
+    lifetime: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, examples=[3600.0], json_schema_extra={"unit": "seconds"}
+    )
+    """Time after which a worker ends by itself; by default nine tenths of the walltime. 0: never."""
 
     _size = field_validator("memory", mode="before")(check_size)
 
@@ -138,14 +163,16 @@ class ClusterConfig(Model):
         return value.isoformat() if isinstance(value, time) else value
 
 
-class StoreConfig(Model):
+class StoreConfig(Settings):
     """Layout of the training store."""
 
-    chunk: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
-    """Inner chunk (z, y, x) in voxels; by default about half a training patch a side."""
+    chunk: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        default=None, examples=[[64, 64, 64]], json_schema_extra={"unit": "voxels; z, y, x"}
+    )
+    """Inner chunk; by default about half a training patch a side."""
 
-    shard_mib: int = Field(default=128, ge=1, le=4096)
-    """Largest uncompressed shard of an image, MiB; a smaller case is one shard."""
+    shard_mib: int = Field(default=128, ge=1, le=4096, json_schema_extra={"unit": "MiB"})
+    """Largest uncompressed shard of an image; a smaller case is one shard."""
 
     compressor: Literal["lz4", "zstd"] = "lz4"
     """Blosc codec: lz4 is fastest, zstd smallest."""
@@ -154,20 +181,22 @@ class StoreConfig(Model):
     """Compression level."""
 
 
-class Config(Model):
+class Config(Settings):
     """All settings of a run.
 
     Attributes are documented below each field; `--set key=value` takes the same names.
     """
 
-    target_spacing: tuple[float, float, float] | None = None
-    """Millimetres (z, y, x) to resample to; by default nnU-Net's rule on the dataset."""
+    target_spacing: tuple[Millimetres, Millimetres, Millimetres] | None = Field(
+        default=None, examples=[[1.0, 0.8, 0.8]], json_schema_extra={"unit": "millimetres; z, y, x"}
+    )
+    """Spacing to resample to; by default nnU-Net's rule on the dataset."""
 
-    configurations: tuple[Configuration, ...] = ("fullres",)
+    configurations: tuple[Configuration, ...] = Field(default=("fullres",), examples=[["fullres", "2d"]])
     """Which training sets to write: "fullres" (nnU-Net's 3d_fullres), "lowres" (its 3d_lowres; left out where
     it makes none), "2d" (in-plane spacing only)."""
 
-    channels: tuple[str, ...] | None = None
+    channels: tuple[str, ...] | None = Field(default=None, examples=[["CT"]])
     """Names of the channels, which choose the normalisation; by default what SOURCE says."""
 
     order: int = Field(default=3, ge=0, le=3)
@@ -191,13 +220,19 @@ class Config(Model):
     nonfinite: Literal["fail", "zero"] = "fail"
     """What NaN and infinite voxels do: fail the case, or count as zero."""
 
-    memory_limit: ByteSize | None = None
-    """Most memory of a worker process, such as "4GiB"; also the option --memory-limit. It changes no voxel,
+    memory_limit: ByteSize | None = Field(default=None, examples=["4GiB"])
+    """Most memory of a worker process; also the option --memory-limit. It changes no voxel,
     only how much of a volume is in memory at a time."""
 
-    no_worker_timeout: float | None = Field(default=None, ge=0, exclude=True)
-    """Seconds without any worker after which a run ends, resumable, with status 1; by default 300, in which
+    no_worker_timeout: float | None = Field(
+        default=None, ge=0, exclude=True, examples=[600.0], json_schema_extra={"unit": "seconds"}
+    )
+    """Time without any worker after which a run ends, resumable, with status 1; by default 300, in which
     time that jobs wait in the queue of a batch system does not count."""
+
+    check_disk: bool = Field(default=True, exclude=True)
+    """Refuse to begin a training set that takes more room before compression than OUT's disk has. False: go
+    on; a disk that fills up ends the run, and the same command goes on when there is room."""
 
     cluster: ClusterConfig = Field(default=ClusterConfig(), exclude=True)
     """Where a run takes place leaves no trace in OUT."""
@@ -209,19 +244,21 @@ class Config(Model):
 
     _size = field_validator("memory_limit", mode="before")(check_size)
 
-    @field_validator("target_spacing")
-    @classmethod
-    def _positive(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-        if value is not None and not all(0 < v < float("inf") for v in value):
-            raise ValueError("needs three positive numbers of millimetres, z, y, x")
-        return value
-
     @field_validator("configurations")
     @classmethod
     def _some_once(cls, value: tuple[Configuration, ...]) -> tuple[Configuration, ...]:
         if not value or len(set(value)) < len(value):
-            raise ValueError("needs at least one configuration, each once")
+            raise ValueError
         return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Whoever makes a configuration, and of whatever, is told in a user's words what is wrong with it."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, values)) from None
 
 
 def load_config(
@@ -250,7 +287,7 @@ def load_config(
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
-    values = dict(PRESETS[preset])
+    values = copy.deepcopy(PRESETS[preset])
     if file is not None:
         _merge(values, _read_toml(file))
     for word in settings:
@@ -260,12 +297,9 @@ def load_config(
     return make_config(values)
 
 
-def make_config(values: dict[str, Any]) -> Config:
+def make_config(values: Mapping[str, Any]) -> Config:
     """Validate a dictionary of settings, or raise `ConfigError` with one line."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, Config)) from None
+    return Config.model_validate(values)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -283,10 +317,12 @@ def _parse_setting(word: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {word!r}: found no key=value; write for example --set order=1.")
     for text in (value, f'"{value}"'):
-        try:
+        with suppress(tomllib.TOMLDecodeError):
             return tomllib.loads(f"{key} = {text}")
-        except tomllib.TOMLDecodeError:
-            continue
+    try:
+        tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        raise ConfigError(f"--set {word!r}: {key!r} is no name; write for example --set order=1.") from None
     raise ConfigError(f"--set {word!r}: the value is not TOML; strings take quotes, lists take brackets.")
 
 
@@ -298,28 +334,23 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
             into[key] = value
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation as one line with the nearest valid setting."""
-    problem = error.errors()[0]
-    name = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"setting {name!r} is unknown; did you mean {nearest(name, _names(model))!r}?"
-    reason = problem["msg"].removeprefix("Value error, ")
-    found = "not usable" if name == "dicom.salt" else repr(problem["input"])
-    return f"setting {name!r} is {found}: {reason[0].lower()}{reason[1:]}."
-
-
-def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
-    names: list[str] = []
-    for name, field in model.model_fields.items():
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
-            names += _names(nested, f"{prefix}{name}.")
-        else:
-            names.append(prefix + (field.alias or name))
-    return names
+def _explain(error: ValidationError, values: Any) -> str:
+    """The first problem of a validation as one line, with the nearest setting to one that is unknown."""
+    problem = first_problem(error, Config, values)
+    if not problem.name:
+        return (
+            f'config is {values!r}; expected: a Config, or settings by their names, such as {{"order": 1}}.'
+        )
+    closest = nearest(problem.name, (name for name, _ in leaves(Config)))
+    end = f"; did you mean {closest!r}?" if problem.is_unknown else "."
+    return f"setting {problem.name!r} {problem.text}{end}"
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The choice that looks most like `word`."""
-    return max(choices, key=lambda c: difflib.SequenceMatcher(None, word.lower(), c.lower()).ratio())
+    """The choice that looks most like `word`; one whose last dotted part is just that, if there is any."""
+
+    def likeness(choice: str) -> float:
+        is_last = choice.rpartition(".")[2] == word
+        return is_last + difflib.SequenceMatcher(None, word.lower(), choice.lower()).ratio()
+
+    return max(choices, key=likeness)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import ClassVar, Self
 
 from pydantic import ValidationError
 
-from voxelmill.errors import StoreError
-from voxelmill.model import Model, first_problem
-from voxelmill.partials import write_whole
+from voxelmill.errors import ConfigError, StoreError
+from voxelmill.model import Model
+from voxelmill.partials import write_changed
+from voxelmill.wording import first_problem
 
 
 class Document(Model):
@@ -27,8 +29,8 @@ class Document(Model):
     COMMAND: ClassVar[str]
 
     def save(self, out: Path) -> None:
-        """Write the file, under another name first."""
-        write_whole(out / self.FILE, (self.model_dump_json(indent=1) + "\n").encode())
+        """Write the file, under another name first; not where it is there already."""
+        write_changed(out / self.FILE, (self.model_dump_json(indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, out: Path) -> Self:
@@ -56,8 +58,17 @@ class Document(Model):
         """
         try:
             return cls.model_validate_json(content)
+        except ConfigError as error:
+            problem = str(error).rstrip(".")
         except ValidationError as error:
-            raise StoreError(
-                f"{what} is damaged or of another version ({first_problem(error)}). "
-                f"Run `{cls.COMMAND}` again."
-            ) from None
+            problem = _problem(error, cls, content)
+        raise StoreError(f"{what} is damaged or of another version ({problem}). Run `{cls.COMMAND}` again.")
+
+
+def _problem(error: ValidationError, model: type[Model], content: bytes) -> str:
+    """What is wrong with the text of a record."""
+    try:
+        values = json.loads(content)
+    except ValueError:  # of a text as of an encoding
+        return "it is not JSON"
+    return str(first_problem(error, model, values))

@@ -5,6 +5,11 @@ expected, where, and what to do. It never holds a file name, since a file name c
 """
 
 import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
 
 CANNOT_WRITE = {
     errno.ENOSPC: ("OUT's disk is full", "make room"),
@@ -25,8 +30,45 @@ def disk_message(error: OSError) -> str | None:
     return f"{what} ({error.strerror}). What is written stays: {remedy} and run the same command again."
 
 
+CANNOT = {
+    errno.EACCES: "no permission ({}). See that OUT can be written, SOURCE read, by this user",
+    errno.EPERM: "no permission ({}). See that OUT can be written, SOURCE read, by this user",
+    errno.ENAMETOOLONG: "a name or a path is too long ({}). Choose a shorter OUT, or shorter ids of cases",
+    errno.EMFILE: "no more files can be opened ({}). Raise the limit (ulimit -n), or use fewer workers",
+    errno.ENFILE: "no more files can be opened ({}). Use fewer workers, or another machine",
+    errno.EXDEV: "OUT's file system cannot rename files ({}). Choose OUT on another",
+    errno.ENOTSUP: "OUT's file system cannot do what is needed ({}). Choose OUT on another",
+    errno.ENOSYS: "OUT's file system cannot do what is needed ({}). Choose OUT on another",
+    errno.ENOMEM: "the system gives no more memory ({}). Use fewer workers, or raise the limit (ulimit -v)",
+}
+"""What is wrong and what to do, for errors that come of whatever is done with a file."""
+
+
+def system_message(error: OSError) -> str:
+    """The line for an error of the operating system; it names no file."""
+    said = error.errno and os.strerror(error.errno)
+    if error.errno in CANNOT:
+        return CANNOT[error.errno].format(said) + "."
+    return f"{said or type(error).__name__}. Check that OUT and SOURCE can be used, and run again."
+
+
 class VoxelmillError(Exception):
     """Base of all errors that voxelmill raises on purpose; shown as one line."""
+
+
+@contextmanager
+def speaking_of(what: str) -> Iterator[None]:
+    """Let refusals of a source's file begin with what the file is to its case: "channel 1 (T2)", "the label".
+
+    They keep their type. One that names its subject itself stays as it is, and so do errors of OUT. An empty
+    text, for a case of one file, changes nothing.
+    """
+    try:
+        yield
+    except (SourceError, FormatError, GeometryError, ValueRuleError) as error:
+        if not str(error).startswith(what):
+            error.args = (f"{what}: {error}",)
+        raise
 
 
 class StoppedError(Exception):
@@ -38,7 +80,20 @@ class ConfigError(VoxelmillError):
 
 
 class SourceError(VoxelmillError):
-    """SOURCE as a whole cannot be used: a wrong manifest, an empty folder."""
+    """SOURCE as a whole cannot be used: a wrong manifest, an empty folder.
+
+    Attributes
+    ----------
+    files : tuple of Path
+        Those that it speaks of; its text holds no name.
+    """
+
+    files: tuple[Path, ...] = ()
+
+    def about(self, files: Iterable[Path]) -> Self:
+        """The same error of some files."""
+        self.files = tuple(files)
+        return self
 
 
 class FormatError(VoxelmillError):
@@ -91,3 +146,7 @@ class LeaseError(VoxelmillError):
 
 class LeaseLostError(LeaseError):
     """OUT was held by this run, and is no more."""
+
+
+ENDED = (ClusterLostError, DiskError, LeaseLostError)
+"""What ends work that had begun: exit status 1. Every other error refuses it, and leaves OUT as it was."""

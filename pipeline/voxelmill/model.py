@@ -1,9 +1,11 @@
 """What all records have in common that are read from or written to JSON or TOML.
 
-In: nothing. Out: a base class, and words for what does not fit it. Knows no record.
+In: nothing. Out: base classes of records and of settings. Knows no record.
 """
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Model(BaseModel):
@@ -12,8 +14,17 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
-def first_problem(error: ValidationError) -> str:
-    """What is wrong with a record, and where in it."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else problem["msg"]
+class Settings(Model):
+    """A record that users write; the text below a field is its meaning, as `voxelmill config` prints it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false, which pydantic takes for 1 and 0, where they are no choice."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        found = value if isinstance(value, list | tuple) else [value]
+        if bool not in (annotation, *get_args(annotation)) and any(isinstance(v, bool) for v in found):
+            raise ValueError
+        return value

@@ -6,7 +6,8 @@ In: words of the command line. Out: a configuration, and an engine on the cluste
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,44 +18,109 @@ from rich.console import Console
 
 from voxelmill.config import Config, load_config
 from voxelmill.errors import ConfigError, StoppedError
+from voxelmill.paths import local_path
 
 if TYPE_CHECKING:
-    from voxelmill.cluster import Jobs
+    from voxelmill.cluster import Where
     from voxelmill.graph import Device, Engine
     from voxelmill.lease import Lease
 
-DEVICES = ("auto", "cpu", "gpu")
-
 Option = typer.Option
+
+
+def _count(word: str) -> int:
+    """A whole number that a user typed; `Where` says which are possible."""
+    if not re.fullmatch(r"\s*[+-]?\d+\s*", word):
+        raise ConfigError(f"--workers {word!r} is no whole number; at least 1 is needed.")
+    return int(word)
+
+
+Workers = Annotated[
+    int | None,
+    Option(
+        parser=_count,
+        metavar="N",
+        help="Start this many worker processes. Without it there is one a core, or those of one job.",
+    ),
+]
+
+
+def named(what: str) -> Callable[[Path | None], Path | None]:
+    """A path of a command line, as its user means it."""
+    return lambda path: None if path is None else local_path(path, what)
+
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Take the cases of this nnU-Net raw dataset, folder of images or series, or manifest.",
+        callback=named("SOURCE"),
+    ),
+]
+Out = Annotated[
+    Path, typer.Argument(metavar="OUT", help="The stores are in this folder.", callback=named("OUT"))
+]
+ShareOf = Annotated[
+    str | None,
+    Option("--share", help="Do the i-th of n shares: i/n. They need no network between them."),
+]
+PlanFile = Annotated[
+    Path | None,
+    Option(
+        "--plan",
+        help="Take the decisions of this plan.json for the cases at hand, and make no statistics.",
+        callback=named("--plan"),
+    ),
+]
+ShowFiles = Annotated[
+    bool,
+    Option(
+        "--show-files", help="Show on the terminal, and nowhere else, which files are spoken of, by name."
+    ),
+]
 
 
 @dataclass(frozen=True)
 class Options:
     """What every stage's command takes."""
 
-    preset: Annotated[str, Option(help="default, or nnunet: its labels, -1 outside the mask.")] = "default"
-    config: Annotated[Path | None, Option("--config", help="TOML file with settings.")] = None
-    set_: Annotated[list[str] | None, Option("--set", help="A setting, key=value in TOML; repeatable.")] = (
-        None
-    )
+    preset: Annotated[
+        str,
+        Option(
+            help="Begin with these settings: default, or nnunet (labels as nnU-Net, -1 outside the mask)."
+        ),
+    ] = "default"
+    config: Annotated[Path | None, Option("--config", help="Read settings from this TOML file.")] = None
+    set_: Annotated[
+        list[str] | None, Option("--set", help="Set one setting: key=value, in TOML. Repeat it for more.")
+    ] = None
     memory_limit: Annotated[
-        str | None, Option(help="Most memory of a worker process, such as 1GiB; changes no voxel.")
+        str | None,
+        Option(help="Keep each worker process below this memory, such as 4GiB. It changes no voxel."),
     ] = None
     device: Annotated[
-        str, Option(help="Where images are resampled: auto (on GPUs, if workers have any), cpu or gpu.")
+        str,
+        Option(
+            help="Resample images on GPUs if workers have any (auto), never (cpu), or on GPUs alone (gpu)."
+        ),
     ] = "auto"
-    workers: Annotated[
-        int | None, Option(help="Worker processes; by default one a core, or those of one job.")
-    ] = None
+    workers: Workers = None
     cluster: Annotated[
         str,
-        Option(help="local; none: this process; slurm, pbs, lsf, sge: jobs; cuda: GPUs here."),
+        Option(
+            help="Run on processes here (local), in this process (none), in jobs (slurm, pbs, lsf, sge), "
+            "or on the GPUs here (cuda)."
+        ),
     ] = "local"
-    scheduler: Annotated[str | None, Option(help="Address or file of a running Dask scheduler.")] = None
+    scheduler: Annotated[
+        str | None, Option(help="Use the running Dask scheduler of this address or file.")
+    ] = None
     dry_run: Annotated[
-        bool, Option("--dry-run", help="Print the job script of --cluster and do nothing else.")
+        bool,
+        Option("--dry-run", help="Write nothing: print the job script of --cluster, or what plan decides."),
     ] = False
-    restart: Annotated[bool, Option("--restart", help="Recompute what was made under other settings.")] = (
+    restart: Annotated[bool, Option("--restart", help="Make again what was made under other settings.")] = (
         False
     )
 
@@ -66,57 +132,38 @@ class Options:
         ConfigError
             If a word is wrong.
         """
-        if self.device not in DEVICES:
-            raise ConfigError(f"--device {self.device!r} is unknown; choose one of {', '.join(DEVICES)}.")
-        config = load_config(self.preset, self.config, self.set_ or (), self.memory_limit)
-        if self._submits_jobs and config.memory_limit is None:
-            limit = self.jobs(Path(), config).worker_bytes
-            return config.model_copy(update={"memory_limit": limit})
-        return config
+        file = None if self.config is None else local_path(self.config, "--config")
+        config = load_config(self.preset, file, self.set_ or (), self.memory_limit)
+        return self.where.fit(config)
 
     @property
-    def _submits_jobs(self) -> bool:
-        if self.cluster in ("local", "none") or self.scheduler is not None:
-            return False
-        from voxelmill.cluster import SYSTEMS, check_words
+    def where(self) -> Where:
+        """The cluster that the words name."""
+        from voxelmill.cluster import Where
 
-        check_words(self.cluster, self.workers)
-        return self.cluster in SYSTEMS
-
-    def jobs(self, out: Path, config: Config) -> Jobs:
-        """What a batch system is asked for."""
-        from voxelmill.cluster import Jobs
-
-        logs = out.absolute() / "logs" / "workers"
-        on_gpu = self.device == "gpu"
-        return Jobs(self.cluster, config.cluster, self.workers, logs, config.memory_limit, on_gpu)
+        return Where(self.cluster, self.workers, self.scheduler, self.device)
 
     def job_script(self, out: Path) -> str:
         """What --dry-run prints."""
         config = self.load()
-        if not self._submits_jobs:
+        if not self.where.submits_jobs:
             raise ConfigError(f"--dry-run: --cluster {self.cluster} submits no job. Choose one that does.")
-        return self.jobs(out, config).script()
+        return self.where.jobs(out, config).script()
 
     @contextmanager
     def engine(self, out: Path, config: Config, console: Console, lease: Lease | None) -> Iterator[Engine]:
         """An engine on the cluster that the words name."""
-        from voxelmill.cluster import connect
-        from voxelmill.pipeline import make_engine
         from voxelmill.progress import Reporter
+        from voxelmill.running import make_engine
 
-        if self.device == "gpu" and self.cluster == "local" and self.scheduler is None:
-            raise ConfigError("--device gpu: workers of --cluster local have no GPU. Choose --cluster cuda.")
-        jobs = self.jobs(out, config) if self._submits_jobs else None
-        threads = jobs.threads if jobs else 1
-        with connect(self.cluster, self.workers, self.scheduler, jobs) as client:
-            device = cast("Device", self.device)  # `load` has looked at it
+        with self.where.connect(out, config) as (client, threads):
+            device = cast("Device", self.device)  # `Where` has looked at it
             yield make_engine(client, config, lease, Reporter(console), device, threads)
 
 
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose parameter `options` is spelled out for typer, option by option."""
-    names = [field.name for field in fields(Options)]
+def with_options(command: Callable[..., None], only: Sequence[str] = ()) -> Callable[..., None]:
+    """A command whose parameter `options` is spelled out for typer, option by option; all, or a few."""
+    names = [field.name for field in fields(Options) if field.name in only or not only]
 
     def called(**words: Any) -> None:
         common = Options(**{name: words.pop(name) for name in names})
@@ -129,7 +176,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(command, include_extras=True) | get_type_hints(Options, include_extras=True)
     spelled = [
         p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name])
-        for p in (*own, *inspect.signature(Options).parameters.values())
+        for p in (*own, *(p for n, p in inspect.signature(Options).parameters.items() if n in names))
     ]
     called.__signature__ = inspect.Signature(spelled)  # type: ignore[attr-defined]
     called.__annotations__ = {p.name: p.annotation for p in spelled}
