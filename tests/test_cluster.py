@@ -182,7 +182,7 @@ def test_two_runs_on_one_out_are_refused_and_a_killed_one_is_taken_over(made, tm
             second = alone(*words)
             assert second.returncode == 2
             who = f"by `voxelmill run` on host {os.uname().nodename}, process {first.pid}, since "
-            assert f"voxelmill: OUT is in use {who}" in second.stderr
+            assert f"voxelmill: OUT ({str(out)!r}) is in use {who}" in second.stderr
             assert "sign of life" in second.stderr
         first.kill()
         first.communicate()
@@ -197,7 +197,7 @@ class TestStatus:
     def test_of_nothing(self, tmp_path):
         done = call("status", tmp_path / "out")
         assert done.returncode == 2
-        assert "OUT holds no raw store. Run `voxelmill ingest SOURCE OUT` first." in done.stderr
+        assert " holds no raw store. Run `voxelmill ingest SOURCE OUT` first." in done.stderr
 
     def test_stage_by_stage(self, made, tmp_path):
         out = tmp_path / "out"

@@ -13,7 +13,7 @@ from commands import ENVIRONMENT, SCRIPT, call
 from datasets import manifest, stores, times
 
 CASES = {f"case{i}": ((40, 90, 90), (1.2, 0.9, 0.9)) for i in range(6)}
-WORDS = ["--set", "target_spacing=[1, 0.8, 0.8]", "--set", "store.shard_mib=1"]
+WORDS = ["--set", "target_spacing=[1, 0.8, 0.8]", "--set", "store.shard_mib=1", "--set", "check_disk=false"]
 CLUSTERS = [["--cluster", "none"], pytest.param(["--workers", "2"], marks=pytest.mark.slow)]
 
 pytestmark = pytest.mark.slow

@@ -123,6 +123,20 @@ def killed_once(words, out, stage, seconds, rng):
     return who != "none"
 
 
+def test_a_worker_that_is_killed_while_it_starts(undisturbed, tmp_path):
+    words = words_of("run", undisturbed[0], tmp_path / "out")
+    process = subprocess.Popen([SCRIPT, *words], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not (starting := [p for p in family(process)[1:] if "spawn_main" in " ".join(p.cmdline())]):
+        assert process.poll() is None
+        time.sleep(0.01)
+    starting[0].kill()
+    said = process.communicate(timeout=90)[1]
+    assert process.returncode == 1
+    assert "ended before it was ready" in said.splitlines()[-1]
+    assert "Run the same command again" in said.splitlines()[-1]
+    finish(words)
+
+
 def remove_one(out, stage, rng):
     """A case of the stage's store is gone, so that later runs have something to do."""
     stored = {"ingest": ["raw.zarr/case*"], "preprocess": ["training.zarr/fullres/case*"]}

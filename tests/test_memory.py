@@ -1,6 +1,8 @@
 """Memory: what a worker takes in each stage stays below what was planned, and the plan is no idle guess."""
 
 import json
+import re
+import zlib
 
 import nibabel
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
 from readers_support import enhanced, save_ome_zarr, save_series, series
+from test_segments import seg
 
 from voxelmill.cluster import connect
 from voxelmill.config import make_config
@@ -101,8 +104,27 @@ def save_chunks(folder, array):
     save_ome_zarr(folder / "a.ome.zarr", array)
 
 
+def save_pair(folder, array):
+    nibabel.save(nibabel.Nifti1Pair(array.T, np.eye(4)), folder / "a.hdr")
+
+
+def save_pieces(folder, array):
+    """A MetaImage with a compressed file for each slice."""
+    save("a.mha")(folder, array[:1])
+    head = (folder / "a.mha").read_bytes().partition(b"ElementDataFile")[0].decode()
+    head = head.replace("CompressedData = False", "CompressedData = True")
+    (folder / "a.mha").unlink()
+    size = " ".join(map(str, array.shape[::-1]))
+    head = re.sub("DimSize = .*", f"DimSize = {size}", head)
+    (folder / "a.mhd").write_text(f"{head}ElementDataFile = %d.raw 0 {len(array) - 1} 1\n")
+    for z, page in enumerate(array):
+        (folder / f"{z}.raw").write_bytes(zlib.compress(page.tobytes(), 1))
+
+
 WRITERS = {
     "nifti": save("a.nii"),
+    "nifti, pair": save_pair,
+    "metaimage, pieces, zlib": save_pieces,
     "nifti, gzip": save("z.nii.gz"),
     "nifti, big-endian, scaled": save_big_endian,
     "metaimage": save("a.mhd"),
@@ -173,6 +195,21 @@ def test_every_way_through(tmp_path, worker, voxels, labels, name, limit):
     save("zlabel.nii.gz")(source, labels[:28])
     (source / "cases.csv").write_text("case,CT,label\na,image.nii,zlabel.nii.gz\n")
     check(*run(source / "cases.csv", worker, limit, **settings), limit)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_layers_of_segments(tmp_path, worker, voxels, labels, limit):
+    """Three layers of a label, one beside the other."""
+    source = tmp_path / "in"
+    source.mkdir()
+    save("image.nii")(source, voxels[:28])
+    layers = np.stack([np.where(labels[:28] == value, labels[:28], 0) for value in (1, 2, 3)])
+    fields = {"space": "LPS", "origin": "(0,0,0)"}
+    directions = " ".join(["none", "(1,0,0)", "(0,1,0)", "(0,0,1)"])
+    segments = [(f"s{n}", n, n + 1) for n in range(3)]
+    seg(source / "a.seg.nrrd", layers, segments, encoding="raw", directions=directions, **fields)
+    (source / "cases.csv").write_text("case,CT,label\na,image.nii,a.seg.nrrd\n")
+    check(*run(source / "cases.csv", worker, limit), limit)
 
 
 @pytest.mark.parametrize("limit", LIMITS)

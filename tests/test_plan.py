@@ -410,6 +410,7 @@ def token_of(words=(), cases=None, name="case0", configuration="fullres", **othe
         "outside_label=-1",
         "nonfinite=zero",
         "dicom.series=2",
+        "dicom.padding=keep",
         "store.chunk=[8, 8, 8]",
         "store.shard_mib=1",
         "store.compressor=zstd",
@@ -420,7 +421,7 @@ def test_a_changed_setting_changes_the_token(word):
     assert token_of([word]) != token_of()
 
 
-ELSEWHERE = {"cluster", "no_worker_timeout", "dicom.ids", "dicom.salt", "dicom.mapping"}
+ELSEWHERE = {"cluster", "no_worker_timeout", "check_disk", "dicom.ids", "dicom.salt", "dicom.mapping"}
 """Say where a run takes place and what cases are called, and are not written to OUT."""
 
 

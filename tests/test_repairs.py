@@ -11,6 +11,8 @@ import SimpleITK as sitk  # noqa: N813
 import zarr
 from commands import alone
 from datasets import Grid, of_cases, times, write_nifti, write_rows
+from nibabel.nifti1 import Nifti1Header
+from readers_support import training_files
 
 from voxelmill.errors import SettingsChangedError
 from voxelmill.geometry import Geometry
@@ -227,7 +229,7 @@ class TestGrids:
         write_rows(made.source, [{"case": "a", "CT": "a_image.nii", "T1": "t1.nii", "label": "a_label.nii"}])
         report = runs.process(made.source, out, **RESAMPLE)
         (repair,) = report.cases[0].repairs
-        assert repair.startswith("repair.grids=resample: channel 1 has (12, 16, 15)")
+        assert repair.startswith("repair.grids=resample: channel 1 (T1) has (12, 16, 15)")
         image, label = made.cases["a"]
         wanted = resampled(other, grid, as_itk(image, STRAIGHT), sitk.sitkLinear, -intercept)
         found = raw(out, "a", "image")
@@ -272,6 +274,60 @@ class TestGrids:
             for name in ("image", "label"):
                 found, wanted = (runs.group(tmp_path / o, case)[name][:] for o in ("out", "copied"))
                 np.testing.assert_array_equal(found, wanted)
+
+
+class TestTwoPlaces:
+    """sform of a template, qform at 0, as public atlases have them: sform holds, and that is noted."""
+
+    @staticmethod
+    def made(folder, *files):
+        """A case whose files of these names have a second place."""
+        folder.mkdir(exist_ok=True)
+        made = Made(folder / "raw", {"a": (STRAIGHT, STRAIGHT)})
+        for name in files:
+            path = folder / "raw" / f"a_{name}.nii"
+            content = path.read_bytes()
+            header = Nifti1Header(content[:348])
+            header.set_qform(Grid(STRAIGHT.spacing, (0.0, 0.0, 0.0)).ras_affine(), 1)
+            path.write_bytes(header.binaryblock + content[348:])
+        return made
+
+    def test_is_what_it_is_without_the_second(self, tmp_path):
+        outs = [tmp_path / "one", tmp_path / "two"]
+        for out, files in zip(outs, [(), ("image", "label")], strict=True):
+            (case,) = runs.process(self.made(out, *files).source, out / "out").cases
+            assert case.cause is None
+        one, two = (training_files(out / "out") for out in outs)
+        assert one == two
+        assert case.repairs == ()
+        assert [note.partition(" place ")[0] for note in case.notes] == [
+            "sform and qform of the NIfTI header",
+            "the label: sform and qform of the NIfTI header",
+        ]
+
+    def test_a_label_that_lies_at_the_other_one_is_refused_with_that(self, tmp_path):
+        made = self.made(tmp_path, "image")
+        write_nifti(
+            tmp_path / "raw" / "a_label.nii", made.cases["a"][1], Grid(STRAIGHT.spacing, (0.0, 0.0, 0.0))
+        )
+        (failed,) = runs.process(made.source, tmp_path / "out").failed
+        assert "the label lies 48.5 voxels away from channel 0" in failed.cause
+        assert "The header of channel 0 (CT) states two places; the other one holds by --set" in failed.cause
+        assert "repair.affine=qform" in failed.cause
+        (case,) = runs.process(made.source, tmp_path / "out", repair={"affine": "qform"}).cases
+        assert case.cause is None
+        assert geometry(tmp_path / "out", "a").origin == (0, 0, 0)
+
+    def test_the_other_place_is_noticed_where_it_is_asked_for_later(self, tmp_path):
+        made, out = self.made(tmp_path, "image", "label"), tmp_path / "out"
+        runs.process(made.source, out)
+        with pytest.raises(
+            SettingsChangedError, match=r"case a was read without repair\.affine=qform, which is"
+        ):
+            runs.process(made.source, out, repair={"affine": "qform"})
+        runs.process(made.source, out, repair={"affine": "sform", "shear": "undo"})  # changes nothing
+        runs.process(made.source, out, restart=True, repair={"affine": "qform"})
+        assert geometry(out, "a").origin == (0, 0, 0)
 
 
 class TestReruns:

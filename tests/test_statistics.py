@@ -398,7 +398,7 @@ def test_values_that_are_not_finite_in_float32_fail_their_case_or_are_zeros(tmp_
     image[1, 1, 1] = value
     source = write_manifest(tmp_path / "in", {"a": ([image], np.ones(image.shape, "u1"))})
     (refused,) = ingest(discover(source), tmp_path / "out", Config(), HERE)
-    assert refused.cause.startswith("1 voxels of slice 1 are NaN, infinite or beyond float32; ")
+    assert refused.cause.startswith("channel 0 (T1): 1 voxels of slice 1 are NaN, infinite or beyond float32")
     found = fingerprint_of(source, tmp_path / "zeros", config=load_config(settings=["nonfinite=zero"]))
     image[1, 1, 1] = 0
     assert_equal(found, as_reference({"a": ([image], np.ones(image.shape, "u1"))}))

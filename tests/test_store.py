@@ -168,6 +168,24 @@ def test_an_array_of_other_codecs_is_not_taken_for_one_of_ours(tmp_path, others)
         store.open_array(tmp_path, "image")
 
 
+def test_an_array_of_another_version_is_not_called_damaged_and_not_replaced(tmp_path):
+    """Its checksum holds, so nothing is wrong with the disk."""
+    array = make(tmp_path)
+    file = array.folder / "zarr.json"
+    metadata = json.loads(file.read_bytes())
+    del metadata["codecs"][0]["configuration"]["codecs"][1]
+    metadata["attributes"][store.SEAL] = store._seal_of(metadata)
+    file.write_text(json.dumps(metadata, indent=2))
+    before = file.read_bytes()
+    for opened in (
+        lambda: store.open_array(tmp_path, "a/image"),
+        lambda: store.create_array(tmp_path, "a/image", SHAPE, "f4", CHUNK, SHARD, StoreConfig()),
+    ):
+        with pytest.raises(StoreError, match=r"a/image has a layout that this version .* does not write"):
+            opened()
+    assert file.read_bytes() == before
+
+
 def test_reading_never_writes(tmp_path):
     make(tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}

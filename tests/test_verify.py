@@ -167,7 +167,7 @@ def test_another_source_is_refused_by_name(out, tmp_path):
     before = stores(out)
     done = call("verify", out, "--repair", "--source", other.source, "--cluster=none")
     assert done.returncode == 2
-    assert "case b has other contents in SOURCE than were ingested" in done.stderr
+    assert "case b has other contents in SOURCE (" in done.stderr
     assert stores(out) == before
 
 
@@ -197,7 +197,7 @@ def test_one_digit_of_the_fingerprint_that_changed_is_found_and_mended(out):
     assert [str(d) for d in damages(out)] == ["OUT  fingerprint.json: is damaged, or was changed"]
     done = call("plan", out)
     assert done.returncode == 2
-    assert "fingerprint.json in OUT was changed since it was written" in done.stderr
+    assert f"fingerprint.json in OUT ({str(out)!r}) was changed since it was written" in done.stderr
     assert within("verify", out, "--repair", "--cluster=none").exit_code == 0
     assert stores(out) == before
 
@@ -236,7 +236,7 @@ def test_an_image_read_in_place_is_compared_with_its_source(tmp_path):
 def test_a_folder_without_a_store_is_refused(tmp_path):
     done = call("verify", tmp_path)
     assert done.returncode == 2
-    assert "OUT holds no store" in done.stderr
+    assert f"OUT ({str(tmp_path)!r}) holds no store" in done.stderr
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from voxelmill.kernels.crop import fill_holes, nonzero_box
     from voxelmill.kernels.labels import resample_labels
     from voxelmill.kernels.resample import resample
-    from voxelmill.pipeline import run
+    from voxelmill.running import run
     from voxelmill.spacing import new_shape, target_spacing
 
 _HOME = {
@@ -23,7 +23,7 @@ _HOME = {
     "nonzero_box": "kernels.crop",
     "resample": "kernels.resample",
     "resample_labels": "kernels.labels",
-    "run": "pipeline",
+    "run": "running",
     "target_spacing": "spacing",
 }
 

@@ -16,17 +16,20 @@ from typing import Any
 import google_crc32c
 
 from voxelmill.readers import data_files
+from voxelmill.readers.folders import TIFF_ENDINGS, tiff_stem
+from voxelmill.readers.stacks import counts_of
 from voxelmill.sources import CaseSource
 
 
 def source_digest(source: CaseSource) -> str:
     """Checksum of what a case is made of: its channels in order, its label, a spacing given for it.
 
-    Names do not count: files that are renamed, or lie elsewhere, are the same.
+    Names do not count: files that are renamed, or lie elsewhere, are the same. Of a TIFF stack the numbers in
+    the names do.
     """
     digest = hashlib.blake2b(digest_size=16)
     for role, path in _parts(source):
-        contents = sorted(_digest(file) for file in _files(path))
+        contents = sorted(_counts(file, path) + _digest(file) for file in _files(path))
         digest.update(role.encode() + b"".join(contents))
     digest.update(repr(source.spacing).encode())
     return digest.hexdigest()
@@ -58,6 +61,12 @@ def _files(path: Path) -> Iterator[Path]:
         yield from (p for p in sorted(path.rglob("*")) if p.is_file())
     elif path.exists():
         yield from (path, *data_files(path))
+
+
+def _counts(file: Path, path: Path) -> bytes:
+    """What the name of a file says of its place in a TIFF stack; nothing for files of other images."""
+    is_page = file != path and file.name.lower().endswith(TIFF_ENDINGS)
+    return counts_of(tiff_stem(file)).encode() if is_page else b""
 
 
 def _digest(file: Path) -> bytes:

@@ -20,7 +20,7 @@ from voxelmill.records import CaseRecord, LabelRecord
 from voxelmill.sources import Sources
 from voxelmill.statistics import case_facts
 
-THIS_RUN = frozenset({"memory_limit", "ingest", "repair", "cluster", "no_worker_timeout"})
+THIS_RUN = frozenset({"memory_limit", "ingest", "repair", "cluster", "no_worker_timeout", "check_disk"})
 """Settings that a run may choose for itself under a plan that is there."""
 
 
@@ -38,8 +38,9 @@ def load_frozen(path: Path) -> Plan:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"--plan: {error.strerror}. Name the plan.json of a run.") from None
-    plan = Plan.parse(content, "the file of --plan")
-    plan.check_revision()
+    what = "the file of --plan"
+    plan = Plan.parse(content, what)
+    plan.check_revision(what)
     return plan
 
 
@@ -54,16 +55,25 @@ def adopt(plan: Plan, config: Config) -> Plan:
         If the plan is of another version.
     """
     plan.check_revision()
-    written, before = (c.model_dump(mode="json") for c in (config, plan.settings))
-    for name in sorted(config.model_fields_set - THIS_RUN):
-        now, planned = written[name], before[name]
-        if now != planned:
-            raise ConfigError(
-                f"setting {name!r} is {now!r}, the plan was made with {planned!r}. Leave it out, or make a "
-                "plan with it: `voxelmill plan OUT`."
-            )
+    said = config.model_fields_set - THIS_RUN
+    written, before = (c.model_dump(mode="json", include=said) for c in (config, plan.settings))
+    if changes := _changes("", written, before):
+        them = "them" if len(changes) > 1 else "it"
+        raise ConfigError(
+            f"{'; '.join(changes)}. Leave {them} out, or make a plan with the same words: "
+            "`voxelmill plan OUT`."
+        )
     own = {name: getattr(config, name) for name in THIS_RUN & config.model_fields_set}
     return plan.model_copy(update={"settings": plan.settings.model_copy(update=own)})
+
+
+def _changes(name: str, now: object, planned: object) -> list[str]:
+    """A clause for each setting below `name` that is not what a plan was made with."""
+    if isinstance(now, dict) and isinstance(planned, dict):
+        names = sorted(now.keys() | planned.keys())
+        below = (_changes(f"{name}.{key}".lstrip("."), now.get(key), planned.get(key)) for key in names)
+        return [clause for clauses in below for clause in clauses]
+    return [] if now == planned else [f"setting {name!r} is {now!r}, the plan was made with {planned!r}"]
 
 
 def check_words(plan: Plan, sources: Sources) -> None:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,17 +19,19 @@ from voxelmill.align import one_grid
 from voxelmill.cases import RawCase
 from voxelmill.checksum import source_digest
 from voxelmill.config import Config
-from voxelmill.errors import FormatError, SourceError, ValueRuleError
+from voxelmill.errors import FormatError, SourceError, ValueRuleError, speaking_of
 from voxelmill.geometry import Box
-from voxelmill.graph import Engine, Outcome, in_groups, task
+from voxelmill.graph import Engine, Outcome, did, expect, in_groups, task
 from voxelmill.incoming import (
+    THE_LABEL,
     Incoming,
     LabelTally,
+    WholeLabels,
     as_stored,
+    image_names,
     label_dtype,
     rescaling,
     stored_dtype,
-    whole_numbers,
 )
 from voxelmill.kernels.facts import ChannelFacts, Facts, nonzero_box
 from voxelmill.kernels.locations import ForegroundLocations
@@ -37,14 +40,18 @@ from voxelmill.lease import live_ids
 from voxelmill.memory import Memory
 from voxelmill.partials import RUN, sweep
 from voxelmill.places import remember_place
-from voxelmill.readers import open_volume
+from voxelmill.readers import data_files, open_volume
 from voxelmill.records import REVISION, CaseRecord, DatasetRecord, LabelRecord, RepairRecord, pack_facts
+from voxelmill.remarks import read_remarks
 from voxelmill.shards import ArrayWriter
 from voxelmill.share import Share
 from voxelmill.sources import CaseSource, Sources
 from voxelmill.volume import Volume
 
 logger = logging.getLogger("voxelmill")
+
+LINES = 20
+"""Notes and repairs that are said on a terminal; the log file has all."""
 
 GROUP_BYTES = 2**22
 """Small cases share a task of so many bytes of source files, about a tenth of a second's work,"""
@@ -75,6 +82,7 @@ def ingest(
         for rank, c in enumerate(waiting)
     )
     done = engine.run("ingest", in_groups(tasks, GROUP_BYTES), len(waiting), len(mine) - len(waiting))
+    _say(out, sorted(outcome.case for outcome in done if outcome.cause is None))
     sweep(root, lambda: live_ids(out) - {RUN.get()})  # what this run's own killed workers left
     return done
 
@@ -82,7 +90,8 @@ def ingest(
 def _cost(source: CaseSource) -> int:
     """Bytes of the files of a case, to tell small ones; a folder is never small."""
     paths = [*source.channels, *([source.label] if source.label else [])]
-    return CASE_BYTES + sum(p.stat().st_size if p.is_file() else GROUP_BYTES for p in paths)
+    files = [file for path in paths for file in (path, *(data_files(path) if path.is_file() else ()))]
+    return CASE_BYTES + sum(p.stat().st_size if p.is_file() else GROUP_BYTES for p in files)
 
 
 def dataset_record(sources: Sources, config: Config) -> DatasetRecord:
@@ -92,9 +101,18 @@ def dataset_record(sources: Sources, config: Config) -> DatasetRecord:
         channel_names=sources.channel_names,
         labels=sources.labels,
         ignore_label=sources.ignore_label,
-        settings=config.model_dump(mode="json", include={"nonfinite", "dicom"}),
+        settings={
+            "nonfinite": config.nonfinite,
+            "dicom": {**config.dicom.model_dump(mode="json"), "padding": config.dicom.padding},
+        },
+        reading=reading_of(config),
         cases=tuple(c.case for c in sources.cases),
     )
+
+
+def reading_of(config: Config) -> dict[str, Any]:
+    """The settings that SOURCE is found and read by, without secrets and paths."""
+    return {**config.model_dump(mode="json", include={"ingest", "repair"}), "dicom_ids": config.dicom.ids}
 
 
 def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetRecord, memory: Memory) -> int:
@@ -107,18 +125,18 @@ def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetR
     """
     raw = RawCase(out, source.case)
     store.remove_group(raw.root, source.case)  # what an interrupted ingest left
-    opened = _open_case(source, config)
+    opened = _open_case(source, config, dataset.channel_names)
     _check_channels(opened, dataset)
     with _whole_or_not_at_all(raw), one_grid(raw, opened, config, memory) as incoming:
         image_depth, label_depth, needed = _depths(incoming, memory)
         with memory.hold(needed):
             if incoming.is_in_place:
                 remember_place(out, source, config.repair)
-            label = _write_label(raw, incoming, label_depth, dataset)
+            expect(incoming.bytes)
+            label, label_notes = _write_label(raw, incoming, label_depth, dataset)
             facts = _write_image(raw, incoming, image_depth, config, dataset.ignore_label)
-            record = _make_record(incoming, facts, label, source_digest(source))
+            record = _make_record(incoming, facts, label, label_notes, source_digest(source))
     store.write_group(raw.root, source.case, record.model_dump(mode="json"))
-    _say(source.case, record)
     return int(np.prod(record.shape)) * record.channels
 
 
@@ -133,31 +151,39 @@ def _whole_or_not_at_all(raw: RawCase) -> Iterator[None]:
         raise
 
 
-def _say(case: str, record: CaseRecord) -> None:
-    """What a user should know of how a case was read."""
-    for note in record.notes:
-        logger.info("case %s: %s", case, note)
-    for repair in record.repairs:
-        logger.info("case %s: repaired by %s: %s", case, repair.setting, repair.what)
+def _say(out: Path, cases: Sequence[str]) -> None:
+    """What a user should know of how cases were read; here, since a worker's log is not the run's."""
+    lines = list[tuple[str, str]]()
+    for case, remarks in read_remarks(out, cases).items():
+        lines += [(case, note) for note in remarks.notes]
+        lines += [(case, f"repaired by {repair.setting}: {repair.what}") for repair in remarks.repairs]
+    for number, line in enumerate(lines):
+        logger.log(logging.INFO if number < LINES else logging.DEBUG, "case %s: %s", *line)
+    if len(lines) > LINES:
+        logger.info("%d more notes and repairs are in the log and in report.json", len(lines) - LINES)
 
 
-def _open_case(source: CaseSource, config: Config) -> Incoming:
-    volumes = [_open(source, path, f"channel {i}", config) for i, path in enumerate(source.channels)]
-    label = None if source.label is None else _open(source, source.label, "the label", config, True)
+def _open_case(source: CaseSource, config: Config, names: tuple[str, ...] | None) -> Incoming:
+    called = image_names(len(source.channels), names)
+    volumes = [_open(source, *image, config) for image in zip(source.channels, called, strict=True)]
+    label = None if source.label is None else _open(source, source.label, THE_LABEL, config, True)
     in_place = not config.ingest.copy_ and all(v.is_random_access for v in volumes)
-    return Incoming(volumes, label, in_place)
+    return Incoming(volumes, label, in_place, names=names)
 
 
 def _open(source: CaseSource, path: Path, what: str, config: Config, is_label: bool = False) -> Volume:
     if not path.exists():
         raise SourceError(f"{what} is missing: no such file. Add it, or remove the case.")
-    return open_volume(
-        path,
-        spacing=source.spacing,
-        dicom_series=config.dicom.series,
-        repair=config.repair,
-        is_label=is_label,
-    )
+    is_alone = len(source.channels) == 1 and source.label is None
+    with speaking_of("" if is_alone else what):
+        return open_volume(
+            path,
+            spacing=source.spacing,
+            dicom_series=config.dicom.series,
+            dicom_padding=config.dicom.padding,
+            repair=config.repair,
+            is_label=is_label,
+        )
 
 
 def _check_channels(incoming: Incoming, dataset: DatasetRecord) -> None:
@@ -179,24 +205,28 @@ def _depths(incoming: Incoming, memory: Memory) -> tuple[int, int, int]:
     return depth, label_depth, max(image.bytes(depth), label.bytes(label_depth))
 
 
-def _write_label(raw: RawCase, incoming: Incoming, depth: int, dataset: DatasetRecord) -> LabelRecord | None:
-    """Write the label and a sample of its foreground; returns its type and the voxels of each class."""
+def _write_label(
+    raw: RawCase, incoming: Incoming, depth: int, dataset: DatasetRecord
+) -> tuple[LabelRecord | None, tuple[str, ...]]:
+    """Write the label and a sample of its foreground; returns what is known of it, and notes."""
     label = incoming.label
     if label is None:
-        return None
+        return None, ()
     dtype, tally = label_dtype(label), LabelTally(dataset.stated_labels)
     array = raw.create("label", incoming.shape, dtype, *raw_layout(incoming.shape, dtype.itemsize, depth))
     locations = ForegroundLocations(incoming.shape, dataset.ignore_label)
-    with array.writer() as pieces:
+    whole = WholeLabels(label)
+    with array.writer() as pieces, speaking_of(THE_LABEL):
         for slab in label.slabs(depth):
-            labels = whole_numbers(slab.data[0], label, slab.z)
+            labels = whole.take(slab.data[0], slab.z)
             tally.add(labels)
             locations.add(slab.z, labels)
             pieces.write((slab.z, 0, 0), labels)
+            did(slab.data.nbytes)
     tally.check()
     raw.write_locations(locations.result())
     counted = {name: getattr(tally, name) for name in ("counts", "low", "high", "is_instances")}
-    return LabelRecord(dtype=str(dtype), **counted)
+    return LabelRecord(dtype=str(dtype), **counted), whole.notes
 
 
 def _write_image(
@@ -205,20 +235,23 @@ def _write_image(
     """Write every channel and collect its facts in the same pass."""
     facts: list[Facts] = []
     with _image_writer(raw, incoming, depth) as pieces:
-        for volume in incoming.volumes:
+        for what, volume in incoming.images():
             collectors = [_collector(volume) for _ in range(volume.channels)]
-            for slab in volume.slabs(depth):
-                data = as_stored(slab.data, volume, config.nonfinite, slab.z)
-                box = Box.whole(data.shape[1:]).shift((slab.z, 0, 0))
-                foreground = None if incoming.label is None else raw.foreground(box, ignore_label)
-                for i, channel in enumerate(data):
-                    collectors[slab.channel + i].add(slab.z, channel, foreground)
-                if pieces is not None:
-                    pieces.write((len(facts) + slab.channel, slab.z, 0, 0), data)
+            with speaking_of("" if incoming.is_alone else what):
+                for slab in volume.slabs(depth):
+                    data = as_stored(slab.data, volume, config.nonfinite, slab.z)
+                    box = Box.whole(data.shape[1:]).shift((slab.z, 0, 0))
+                    foreground = None if incoming.label is None else raw.foreground(box, ignore_label)
+                    for i, channel in enumerate(data):
+                        collectors[slab.channel + i].add(slab.z, channel, foreground)
+                    if pieces is not None:
+                        pieces.write((len(facts) + slab.channel, slab.z, 0, 0), data)
+                    did(slab.data.nbytes)
             facts += [c.result() for c in collectors]
     if not any(f.count for f in facts):
+        every = "the image" if len(facts) == 1 else f"all {len(facts)} channels"
         raise ValueRuleError(
-            "every voxel of the image is zero, so there is nothing to crop to. Check the file."
+            f"every voxel of {every} is zero, so there is nothing to crop to. Check the file."
         )
     raw.write_histograms([f.histogram for f in facts])
     return facts
@@ -238,7 +271,11 @@ def _collector(volume: Volume) -> ChannelFacts:
 
 
 def _make_record(
-    incoming: Incoming, facts: Sequence[Facts], label: LabelRecord | None, source: str
+    incoming: Incoming,
+    facts: Sequence[Facts],
+    label: LabelRecord | None,
+    label_notes: Sequence[str],
+    source: str,
 ) -> CaseRecord:
     geometry = incoming.volumes[0].geometry
     per_channel = [v for v in incoming.volumes for _ in range(v.channels)]
@@ -255,10 +292,17 @@ def _make_record(
         label=label,
         crop_box=nonzero_box(facts).bounds,
         facts=tuple(pack_facts(f) for f in facts),
-        notes=tuple(note for v in incoming.volumes for note in v.notes),
+        notes=(*_image_notes(incoming), *(f"{THE_LABEL}: {note}" for note in label_notes)),
         repairs=tuple(RepairRecord(**vars(r)) for r in incoming.repairs),
+        otherwise=incoming.otherwise,
         source=source,
         image_cost=incoming.image_cost(),
         label_cost=incoming.label_cost(),
         is_in_place=incoming.is_in_place,
     )
+
+
+def _image_notes(incoming: Incoming) -> list[str]:
+    """What is to know of the images, and of which where there are several."""
+    several = len(incoming.volumes) > 1
+    return [f"{what}: {note}" if several else note for what, v in incoming.images() for note in v.notes]

@@ -22,12 +22,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
 from voxelmill import partials
 from voxelmill.config import Model
-from voxelmill.errors import LeaseError, LeaseLostError
+from voxelmill.errors import CANNOT, ConfigError, LeaseError, LeaseLostError, system_message
 from voxelmill.processes import Process, this_process
 from voxelmill.share import Share
 
@@ -43,6 +44,9 @@ EXPIRY = 60.0
 
 SETTLE = 5.0
 """Seconds that one of two that began at once gives the other to step back."""
+
+TRIES = 10
+"""Times that the folder of leases is made anew, where another run that ends removes it."""
 
 NAME = re.compile(rf"([a-z]+)(?:-([1-9][0-9]*)of([1-9][0-9]*))?\.({partials.ID})\.json")
 
@@ -208,9 +212,12 @@ def hold(out: Path, command: str, share: Share | None = None) -> Iterator[Lease]
     ------
     LeaseError
         If another run holds OUT.
+    ConfigError
+        If no file can be written and renamed there.
     """
     claim = Claim(command, share, partials.new_id())
-    path, is_new = out / FOLDER / claim.file, not out.exists()
+    path = out / FOLDER / claim.file
+    new = [folder for folder in (path.parent, path.parent.parent, out) if not folder.exists()]
     partials.sweep(path.parent, frozenset())  # probes, see `live_ids`: they may go at any time
     _remove_dead(out, claim)
     try:
@@ -222,7 +229,7 @@ def hold(out: Path, command: str, share: Share | None = None) -> Iterator[Lease]
     finally:
         with suppress(OSError):  # a file that stays counts as dead, and an error on its way goes first
             path.unlink(missing_ok=True)
-            for folder in (path.parent, path.parent.parent, out) if is_new else ():
+            for folder in new:
                 folder.rmdir()  # what was refused before work began leaves nothing behind
 
 
@@ -299,11 +306,25 @@ def _remove_dead(out: Path, claim: Claim) -> None:
 def _announce(path: Path) -> None:
     """Write the holder's file; who finds half of it finds a holder whose process cannot be seen."""
     holder = Holder(process=this_process(), started=datetime.now(UTC).isoformat(timespec="seconds"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        file.write(holder.model_dump_json().encode())
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with _in_its_folder(path) as file:
+            file.write(holder.model_dump_json().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        partials.try_to_write(path.parent)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+        raise ConfigError(system_message(error)) from None
+
+
+def _in_its_folder(path: Path) -> BinaryIO:
+    """A new file in a folder that is made for it, and that another run may remove meanwhile."""
+    for _ in range(TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open("xb")
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def _look_again(out: Path, claim: Claim) -> None:

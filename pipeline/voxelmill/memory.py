@@ -30,7 +30,7 @@ from voxelmill.volume import Volume
 
 PROC = Path("/proc/self")
 
-BASE_BYTES = 200 * 2**20
+BASE_BYTES = 206 * 2**20
 """Resident memory of a worker process with all libraries and compiled kernels loaded; measured."""
 
 NANNY_BYTES = 128 * 2**20

@@ -92,6 +92,28 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
+def write_changed(path: Path, content: bytes) -> None:
+    """Write a small file whole, see `write_whole`, unless it holds that already."""
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    write_whole(path, content)
+
+
+def try_to_write(folder: Path) -> None:
+    """Write a file, rename it and remove it again, as everything here is written.
+
+    Raises
+    ------
+    OSError
+        If the file system, or a permission, does not let that be.
+    """
+    tried = partial_name(folder / "tried")
+    with suppress(FileNotFoundError):  # another run has swept it away, see `sweep`
+        write_whole(tried, b"")
+        tried.unlink()
+
+
 def sweep(folder: Path, live: frozenset[str] | Callable[[], frozenset[str]], whole: bool = False) -> None:
     """Remove what runs that are over left half-written or half-removed.
 

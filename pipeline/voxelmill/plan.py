@@ -115,8 +115,8 @@ class Plan(Document):
     peak_bytes: dict[str, int]
     """Resident memory of one worker process at most, per stage, base included."""
 
-    def check_revision(self) -> None:
-        """Refuse a plan whose decisions this release would carry out otherwise.
+    def check_revision(self, what: str = "the plan") -> None:
+        """Refuse a plan whose decisions this release would carry out otherwise; `what` is what it is called.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Plan(Document):
         """
         if self.revision != REVISION:
             raise StoreError(
-                f"the plan is of another version: its revision was {self.revision}, is {REVISION}. Run "
+                f"{what} is of another version: its revision was {self.revision}, is {REVISION}. Run "
                 "`voxelmill plan OUT --restart`, or use the version that made it."
             )
 

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from voxelmill import store
 from voxelmill.blocks import fit_piece
 from voxelmill.geometry import Box, Geometry
-from voxelmill.graph import Engine, Outcome, Task, in_groups, task, together
+from voxelmill.graph import Engine, Outcome, Task, did, expect, in_groups, task, together
 from voxelmill.kernels import normalize
 from voxelmill.kernels.backend import compute
 from voxelmill.kernels.facts import value_range
@@ -69,22 +70,36 @@ def preprocess(out: Path, plan: Plan, engine: Engine, share: Share | None = None
         Before any work, if a piece of a shard does not fit.
     """
     root, outcomes = out / store.TRAINING, list[Outcome]()
+    memory = Memory(plan.settings.memory_limit, engine.threads)
+    check_memory(plan, memory)
     for group in ("", *plan.configurations):
         store.write_group(root, group, {})
         sweep(root / group, lambda: live_ids(out))
-    memory = Memory(plan.settings.memory_limit, engine.threads)
     for configuration in plan.configurations:
         cases = list(training_cases(out, plan, configuration, memory))
-        _check(cases, share)
+        if share is None:
+            _remove_stale(cases)
         outcomes += _make(cases, deal(cases, share), engine, f"preprocess {configuration}")
     return outcomes
 
 
-def _check(cases: Iterable[TrainingCase], share: Share | None) -> None:
-    """Refuse what does not fit; remove what lies under another token, which in a share is another's to do."""
+def check_memory(plan: Plan, memory: Memory) -> None:
+    """Refuse a plan of which a piece of a shard does not fit.
+
+    Raises
+    ------
+    MemoryLimitError
+        With the memory that would do.
+    """
+    for configuration, of in plan.configurations.items():
+        for case in of.cases:
+            fit_piece(plan.work(configuration, case), memory)
+
+
+def _remove_stale(cases: Iterable[TrainingCase]) -> None:
+    """Remove what lies under another token, which in a share is another's to do."""
     for case in cases:
-        fit_piece(case.work, case.memory)
-        if share is None and case.is_stale:
+        if case.is_stale:
             store.remove_group(case.root, case.path)
 
 
@@ -215,16 +230,20 @@ def write_shard(case: TrainingCase, number: int, only: Literal["image", "label"]
     box = case.plan.write_box(number)
     piece, needed = fit_piece(case.work, case.memory)
     pieces = list(case.work.pieces(box, piece))
+    arrays = (only != "label") * case.plan.channels + (case.has_label and only != "image")
+    expect(arrays * box.size)
     with case.memory.hold(needed):
         if only != "label":
             with _writer(case, "image") as image:
                 for channel in range(case.plan.channels):
                     for part in pieces:
                         image.write((channel, *part.start), image_block(case, channel, part)[None])
+                        did(part.size)
         if case.has_label and only != "image":
             with _writer(case, "label") as label:
                 for part in pieces:
                     label.write(part.start, label_block(case, part))
+                    did(part.size)
     return None if only == "label" else case.plan.channels * box.size
 
 
@@ -314,5 +333,5 @@ def clip_range(case: TrainingCase, channel: int, scheme: Normalization) -> tuple
     inside = case.raw.mask_counts()[axis or 0]
     area = crop.size // crop.shape[axis or 0]
     if axis is None:
-        inside, area = inside.sum(), crop.size
+        inside, area = np.asarray(inside.sum()), crop.size
     return scheme.apply_range(*value_range(facts, crop, axis, inside), outside=inside < area)

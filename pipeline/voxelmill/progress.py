@@ -1,11 +1,13 @@
 """Showing how far a stage is: a live bar on a terminal, plain lines elsewhere, tracebacks in the log file.
 
-In: counts of tasks and voxels, as they finish. Out: what a person reads while waiting. Knows no stage.
+In: counts of tasks and voxels, as they finish, and how far those are that run. Out: what a person reads while
+waiting. Knows no stage.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from voxelmill.traces import trace
 
@@ -25,7 +34,11 @@ LINE_EVERY_SECONDS = 10.0
 
 @dataclass
 class StageProgress:
-    """Progress of one stage."""
+    """Progress of one stage.
+
+    Tasks that are done count one each, those that run the part of them that is done, and so does what is
+    prepared for them. What is shown never goes back, where a task is tried again.
+    """
 
     name: str
     total: int
@@ -36,24 +49,43 @@ class StageProgress:
     failures: int = 0
     started: float = field(default_factory=time.perf_counter)
     last_line: float = field(default_factory=time.perf_counter)
+    shown: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @property
     def seconds(self) -> float:
         """Since the stage began."""
         return time.perf_counter() - self.started
 
-    def advance(self, voxels: int) -> None:
+    def advance(self, voxels: int, step: str = "") -> None:
         """One more task is finished."""
-        self.done += 1
-        self.voxels += voxels
+        with self.lock:
+            self.done += 1
+            self.voxels += voxels
+            self.parts = {name: part for name, part in self.parts.items() if part < 1 and name != step}
+            self._show()
+
+    def note(self, step: str, part: float) -> None:
+        """So much of a task that runs is done, of 1; called from any thread."""
+        with self.lock:
+            self.parts[step] = max(part, self.parts.get(step, 0.0))
+            self._show()
+
+    def _show(self) -> None:
+        self.shown = max(self.shown, min(self.total, self.done + sum(self.parts.values())))
         if self.bar is not None and self.bar_id is not None:
-            self.bar.update(self.bar_id, advance=1, rate=self._rate())
-        elif time.perf_counter() - self.last_line > LINE_EVERY_SECONDS:
+            count = f"{self.done}/{self.total}"
+            self.bar.update(self.bar_id, completed=self.shown, count=count, rate=self._rate())
+        elif self.shown and time.perf_counter() - self.last_line > LINE_EVERY_SECONDS:
             self.last_line = time.perf_counter()
-            left = self.seconds / self.done * (self.total - self.done)
-            logger.info(
-                "%s: %d of %d, %s, about %.0f s left", self.name, self.done, self.total, self._rate(), left
-            )
+            logger.info(self._line())
+
+    def _line(self) -> str:
+        percent = f" ({100 * self.shown / self.total:.0f} %)" if self.parts else ""
+        left = self.seconds / self.shown * (self.total - self.shown)
+        parts = [f"{self.done} of {self.total}{percent}", self._rate(), f"about {left:.0f} s left"]
+        return f"{self.name}: " + ", ".join(p for p in parts if p)
 
     def failed(self, case: str, cause: str, details: str | None) -> None:
         """A task failed; the cause is shown, the details go to the log file."""
@@ -98,7 +130,7 @@ class Reporter:
             logger.info("%s: %d found done, %d to do", name, kept, total)
         if self.console is not None and self.console.is_terminal and total:
             with _bar(self.console) as bar:
-                bar_id = bar.add_task(name, total=total, rate="")
+                bar_id = bar.add_task(name, total=total, count=f"0/{total}", rate="")
                 progress = StageProgress(name, total, bar, bar_id)
                 yield progress
         else:
@@ -112,7 +144,8 @@ def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description:<12}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[count]}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=console,
@@ -135,10 +168,11 @@ class _LogFile(logging.FileHandler):
 def log_to(folder: Path, name: str = "voxelmill.log") -> Iterator[None]:
     """Everything, the places of errors too, into a file of the folder for as long as this lasts."""
     folder.mkdir(parents=True, exist_ok=True)
-    handler = _LogFile(folder / name)
+    handler = _LogFile(folder / name, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
-    previous, logger.level = logger.level, logging.DEBUG
+    previous = logger.level
+    logger.setLevel(logging.DEBUG)  # not the attribute: what was too low before would stay left out
     try:
         yield
     except Exception as error:

@@ -15,8 +15,9 @@ from voxelmill.errors import StoreError
 from voxelmill.geometry import Geometry, Matrix, Shape, Triple
 from voxelmill.kernels.facts import Facts
 from voxelmill.memory import SlabCost, read_bytes
-from voxelmill.model import Model, first_problem
+from voxelmill.model import Model
 from voxelmill.volume import Array
+from voxelmill.wording import first_problem
 
 REVISION = 1
 """Raised when a release reads other voxels or facts from the same source and settings."""
@@ -41,6 +42,9 @@ class DatasetRecord(Model):
     settings: dict[str, Any]
     """The settings that ingest depends on."""
 
+    reading: dict[str, Any] = {}
+    """The settings, beside those, that SOURCE was found and read by: `verify --repair` reads it so again."""
+
     cases: tuple[str, ...] = ()
     """Every case of the source, sorted, whether it could be read or not."""
 
@@ -64,8 +68,9 @@ class DatasetRecord(Model):
         try:
             return cls.model_validate(attributes)
         except ValidationError as error:
+            problem = first_problem(error, cls, attributes)
             raise StoreError(
-                f"OUT's raw store is damaged or of another version ({first_problem(error)}). Run "
+                f"OUT's raw store is damaged or of another version ({problem}). Run "
                 "`voxelmill ingest SOURCE OUT --restart`, or use another OUT."
             ) from None
 
@@ -107,6 +112,9 @@ class CaseRecord(Model):
 
     repairs: tuple[RepairRecord, ...] = ()
     """What was not as it should be, and was accepted by a setting."""
+
+    otherwise: tuple[str, ...] = ()
+    """Settings that would place one of the files elsewhere, and were not chosen."""
 
     source: str
     """Checksum of the contents of the source files, and of the repairs."""

@@ -23,6 +23,8 @@ class Remarks:
 
     notes: tuple[str, ...] = ()
     repairs: tuple[RepairRecord, ...] = ()
+    otherwise: tuple[str, ...] = ()
+    """Settings that would have it read otherwise, and were not chosen."""
 
 
 def read_remarks(out: Path, names: Sequence[str]) -> dict[str, Remarks]:
@@ -33,7 +35,7 @@ def read_remarks(out: Path, names: Sequence[str]) -> dict[str, Remarks]:
         if not attributes:
             return None
         repairs = tuple(RepairRecord.model_validate(r) for r in attributes.get("repairs", ()))
-        return Remarks(tuple(attributes.get("notes", ())), repairs)
+        return Remarks(tuple(attributes.get("notes", ())), repairs, tuple(attributes.get("otherwise", ())))
 
     with ThreadPoolExecutor(READ_TOGETHER) as threads:
         found = zip(names, threads.map(read, names), strict=True)

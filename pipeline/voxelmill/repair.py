@@ -14,17 +14,20 @@ from pathlib import Path
 from voxelmill import store
 from voxelmill.cases import RawCase, read_dataset
 from voxelmill.checksum import source_digest
-from voxelmill.config import Config
+from voxelmill.config import Config, Model, make_config
 from voxelmill.errors import SettingsChangedError, StoreError
 from voxelmill.fingerprint import Fingerprint
 from voxelmill.frozen import adopt
 from voxelmill.graph import Engine, task
 from voxelmill.ingest import dataset_record, ingest
 from voxelmill.memory import Memory
+from voxelmill.paths import local_path
 from voxelmill.pipeline import Job
 from voxelmill.plan import Plan
 from voxelmill.planner import make_plan
 from voxelmill.preprocess import preprocess
+from voxelmill.pseudonyms import hint
+from voxelmill.records import DatasetRecord
 from voxelmill.sources import Sources, discover
 from voxelmill.verify import MASK, OTHER_PLAN, RECORD, Damage, Finding, verify
 
@@ -68,13 +71,19 @@ def repair(job: Job, found: Finding, source: Path | None, engine: Engine) -> Non
         job.fingerprint(engine)
     if Plan.FILE in damaged or any(d.what == OTHER_PLAN for d in found.damages):
         _plan_again(job, engine)
-    plan = _plan(job)
+    plan = known_plan(job)
     if plan is not None:
         _preprocess_again(plan, [d for d in found.damages if d.case not in broken], job.out, engine)
 
 
-def _plan(job: Job) -> Plan | None:
-    """The plan that there is, with this run's memory."""
+def known_plan(job: Job) -> Plan | None:
+    """The plan that there is, with this run's memory.
+
+    Raises
+    ------
+    ConfigError
+        If other settings than the plan's were said.
+    """
     with suppress(StoreError):
         return adopt(Plan.load(job.out), job.config)
     return None
@@ -95,7 +104,13 @@ def _with_mask(out: Path, cases: Collection[str]) -> set[str]:
 def _ingest_again(job: Job, path: Path, broken: set[str], engine: Engine) -> set[str]:
     """Replace damaged raw cases; returns those that could not be."""
     settings = _settings(job)
-    sources = discover(path.absolute(), channels=settings.channels)
+    sources = discover(
+        local_path(path, "--source").absolute(),
+        channels=settings.channels,
+        dicom=settings.dicom,
+        outside=settings.ingest.outside,
+        typed=str(path),
+    )
     with suppress(StoreError):
         known = set(read_dataset(job.out).cases)
         sources = replace(sources, cases=tuple(c for c in sources.cases if c.case in known))
@@ -107,9 +122,28 @@ def _ingest_again(job: Job, path: Path, broken: set[str], engine: Engine) -> set
 
 
 def _settings(job: Job) -> Config:
-    """Those that OUT was made with, as far as they are known."""
-    plan = _plan(job)
-    return job.config if plan is None else plan.settings
+    """Those that OUT was made with, as far as they are known; this command's words on SOURCE go before."""
+    plan = known_plan(job)
+    config = job.config if plan is None else plan.settings
+    with suppress(StoreError):
+        config = _as_read(config, read_dataset(job.out), job.config)
+    return config
+
+
+def _as_read(config: Config, dataset: DatasetRecord, said: Config) -> Config:
+    """Settings with those that SOURCE was read by; the secret of pseudonyms is in none of OUT's files."""
+    known = {**dataset.reading, **dataset.settings}
+    dicom = {**known.get("dicom", {}), "ids": known.get("dicom_ids", config.dicom.ids)}
+    names = {"ingest", "repair", "nonfinite"} & known.keys()
+    kept = make_config({**{name: known[name] for name in names}, "dicom": dicom})
+    parts = {name: _over(getattr(kept, name), getattr(said, name)) for name in ("dicom", "ingest", "repair")}
+    nonfinite = said.nonfinite if "nonfinite" in said.model_fields_set else kept.nonfinite
+    return config.model_copy(update={**parts, "nonfinite": nonfinite})
+
+
+def _over(kept: Model, said: Model) -> Model:
+    """Settings, with those that were said before them."""
+    return kept.model_copy(update={name: getattr(said, name) for name in said.model_fields_set})
 
 
 def _check_source(out: Path, sources: Sources, settings: Config, broken: set[str]) -> None:
@@ -122,15 +156,23 @@ def _check_source(out: Path, sources: Sources, settings: Config, broken: set[str
             problem = "has other contents in SOURCE than were ingested"
         else:
             continue
+        known = hint(case, sources.names) if case not in by_name else ""
         raise SettingsChangedError(
-            f"case {case} {problem}: nothing is repaired. Name the SOURCE that OUT was made from, or use "
-            "`voxelmill run SOURCE OUT --restart`."
+            f"case {case} {problem}{known}: nothing is repaired. Name the SOURCE that OUT was made from, or "
+            "use `voxelmill run SOURCE OUT --restart`."
         )
-    if store.read_attributes(out / store.RAW, "") and dataset_record(sources, settings) != read_dataset(out):
+    if store.read_attributes(out / store.RAW, "") and _told(dataset_record(sources, settings)) != _told(
+        read_dataset(out)
+    ):
         raise SettingsChangedError(
             "SOURCE has other cases, channels or labels than were ingested, or settings differ: nothing is "
             "repaired. Name the SOURCE that OUT was made from, and the settings of then."
         )
+
+
+def _told(dataset: DatasetRecord) -> DatasetRecord:
+    """A record without how its source was read."""
+    return dataset.model_copy(update={"reading": {}})
 
 
 def _digests(out: Path, cases: Collection[str]) -> dict[str, str]:

@@ -7,8 +7,8 @@ and report.json joins them. Holds no file names.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -17,13 +17,16 @@ from rich.table import Table
 
 from voxelmill.config import Model
 from voxelmill.document import Document
-from voxelmill.errors import StoreError
+from voxelmill.errors import ENDED, StoreError, VoxelmillError
 from voxelmill.graph import Outcome
-from voxelmill.partials import write_whole
+from voxelmill.partials import remove, trash_name, write_whole
 from voxelmill.remarks import Remarks
 from voxelmill.share import Share
 
 LOGS = "logs"
+
+FEW = 5
+"""Names of failed cases that the short form of a report shows."""
 
 T = TypeVar("T", int, float)
 
@@ -72,6 +75,25 @@ class Report(Document):
     stage_peak_bytes: dict[str, int]
     """Largest resident memory of a worker in each stage; plan.json has what was planned."""
 
+    notes: tuple[str, ...] = ()
+    """What a user should know of how SOURCE as a whole was understood."""
+
+    def __repr__(self) -> str:
+        """Two lines: what became of the cases, and what it took."""
+        counts = f"{len(self.cases) - len(self.failed)} of {len(self.cases)} cases done"
+        failed = ", ".join(c.case for c in self.failed[:FEW])
+        more = f" and {len(self.failed) - FEW} more" if len(self.failed) > FEW else ""
+        size = f"{self.voxels:,} voxels written, {self.peak_bytes / 2**20:.0f} MiB a worker at most"
+        return (
+            f"Report: {counts}{f'; failed: {failed}{more}' if failed else ''}\n{self.seconds:.1f} s, {size}"
+        )
+
+    __str__ = __repr__
+
+    def __dir__(self) -> list[str]:
+        """What a user may want of it; the rest is pydantic's."""
+        return sorted([*type(self).model_fields, "failed", "load", "save", "table"])
+
     @property
     def failed(self) -> list[CaseReport]:
         """The cases that failed."""
@@ -103,13 +125,20 @@ def make_report(
     peak_bytes: dict[str, int],
     seconds: float,
     remarks: Mapping[str, Remarks],
+    doubts: Mapping[str, str] | None = None,
 ) -> Report:
-    """Join the outcomes of all stages case by case; the first failure of a case is its cause."""
+    """Join the outcomes of all stages case by case; the first failure of a case is its cause.
+
+    `doubts` are notes on what looks like a mistake.
+    """
+    wrong = doubts or {}
     by_case: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_case[outcome.case].append(outcome)
     return Report(
-        cases=tuple(_case_report(case, by_case[case], remarks.get(case, Remarks())) for case in cases),
+        cases=tuple(
+            _case_report(case, by_case[case], remarks.get(case, Remarks()), wrong.get(case)) for case in cases
+        ),
         seconds=round(seconds, 3),
         voxels=voxels,
         peak_bytes=max((o.peak_bytes for o in outcomes), default=0),
@@ -118,7 +147,7 @@ def make_report(
     )
 
 
-def _case_report(case: str, outcomes: list[Outcome], remarks: Remarks) -> CaseReport:
+def _case_report(case: str, outcomes: list[Outcome], remarks: Remarks, doubt: str | None) -> CaseReport:
     cause = next((o.cause for o in outcomes if o.cause is not None), None)
     return CaseReport(
         case=case,
@@ -126,27 +155,85 @@ def _case_report(case: str, outcomes: list[Outcome], remarks: Remarks) -> CaseRe
         cause=cause,
         seconds=round(sum(o.seconds for o in outcomes), 3),
         peak_bytes=max((o.peak_bytes for o in outcomes), default=0),
-        notes=remarks.notes,
+        notes=remarks.notes if doubt is None else (*remarks.notes, doubt),
         repairs=tuple(f"{repair.setting}: {repair.what}" for repair in remarks.repairs),
     )
 
 
-def save_share(out: Path, stage: str, share: Share, report: Report) -> None:
-    """Keep the report of one share, and join all there are in report.json."""
+def save_share(
+    out: Path, stage: str, share: Share, report: Report, left: Mapping[str, str] | None = None
+) -> None:
+    """Keep the report of one share, and join all there are in report.json.
+
+    `left` are the cases that no share of the stage comes to, each with the cause.
+    """
     write_whole(
         out / LOGS / f"report-{stage}{share.suffix}.json", (report.model_dump_json(indent=1) + "\n").encode()
     )
-    join_reports(_share_reports(out)).save(out)
+    rows = (CaseReport(case=case, status="failed", cause=cause) for case, cause in (left or {}).items())
+    others = report.model_copy(update={"cases": tuple(rows)})
+    join_reports([*_share_reports(out), others]).save(out)
 
 
-def forget_reports(out: Path, stage: str, share: Share | None) -> None:
-    """Before a stage: remove what its earlier runs reported; a share leaves those of its fellows."""
+@contextmanager
+def set_aside(out: Path, stage: str, share: Share | None) -> Iterator[None]:
+    """While a stage works, what its earlier runs reported is gone; it is back where the work is refused.
+
+    A share leaves the reports of its fellows.
+    """
+    moved = {file: trash_name(file) for file in _earlier_reports(out, stage, share)}
+    for file, trash in moved.items():
+        file.rename(trash)
+    try:
+        yield
+    except ENDED:
+        raise
+    except VoxelmillError:
+        for file, trash in moved.items():
+            trash.rename(file)
+        raise
+    for trash in moved.values():
+        remove(trash)
+
+
+def _earlier_reports(out: Path, stage: str, share: Share | None) -> list[Path]:
+    files = [file for file in (out / Report.FILE,) if share is None and file.exists()]
     for file in (out / LOGS).glob(f"report-{'*' if stage == 'run' else stage}-*of*.json"):
         own = share is not None and file.stem.endswith(share.suffix)
         if share is None or own or not file.stem.endswith(f"of{share.count}"):
-            file.unlink(missing_ok=True)
-    if share is None:
-        (out / Report.FILE).unlink(missing_ok=True)
+            files.append(file)
+    return files
+
+
+def load_report(out: Path) -> Report | None:
+    """The report that OUT holds, if it holds one that can be read."""
+    with suppress(StoreError):
+        return Report.load(out)
+    return None
+
+
+def continued(before: Report, now: Report) -> Report:
+    """What one stage did after others: the figures of all of them, and the last word on each case."""
+    rows = {case.case: case for case in before.cases}
+    stages = before.stages | now.stages
+    return now.model_copy(
+        update={
+            "cases": tuple(_after(rows.get(case.case, case), case) for case in now.cases),
+            "seconds": round(sum(stages.values()), 3),
+            "voxels": now.voxels if "preprocess" in now.stages else before.voxels,
+            "peak_bytes": max(before.peak_bytes, now.peak_bytes),
+            "stages": stages,
+            "stage_peak_bytes": before.stage_peak_bytes | now.stage_peak_bytes,
+            "notes": now.notes or before.notes,
+        }
+    )
+
+
+def _after(before: CaseReport, now: CaseReport) -> CaseReport:
+    if before is now:
+        return now
+    seconds = round(before.seconds + now.seconds, 3)
+    return now.model_copy(update={"seconds": seconds, "peak_bytes": max(before.peak_bytes, now.peak_bytes)})
 
 
 def failed_cases(out: Path) -> dict[str, str]:
@@ -169,6 +256,7 @@ def join_reports(reports: Sequence[Report]) -> Report:
         peak_bytes=max(r.peak_bytes for r in reports),
         stages=_most(r.stages for r in reports),
         stage_peak_bytes=_most(r.stage_peak_bytes for r in reports),
+        notes=tuple(dict.fromkeys(note for r in reports for note in r.notes)),
     )
 
 

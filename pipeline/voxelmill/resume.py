@@ -1,22 +1,23 @@
 """What a rerun may keep: a changed setting, source or dataset is noticed before any work begins.
 
 In: what OUT holds and what this run would do. Out: nothing, or a `SettingsChangedError` that names the
-change; with `restart` the parts of OUT that depend on it are removed instead. A hash of sizes and times of
-the source files is kept in OUT/logs; where it differs, the contents are compared by checksum.
+change; with `restart` the parts of OUT that depend on it, which are to be removed before work. A hash of
+sizes and times of the source files is kept in OUT/logs; where it differs, contents are compared by checksum.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from voxelmill import store
 from voxelmill.checksum import source_digest, source_stats
-from voxelmill.config import RepairConfig
+from voxelmill.config import Config, RepairConfig
 from voxelmill.errors import SettingsChangedError, StoreError
-from voxelmill.partials import write_whole
+from voxelmill.partials import write_changed
 from voxelmill.plan import Plan
 from voxelmill.pseudonyms import hint
 from voxelmill.records import DatasetRecord
@@ -28,6 +29,10 @@ LOGS, STATS = "logs", "sources{}.json"
 """Hash of sizes and times of the files of each case; a share has a file of its own."""
 
 HOW_ON = "Pass --restart to recompute what depends on it, or use another OUT."
+WAYS_ON = (
+    "Pass --plan OUT/plan.json to keep the statistics of before, so that only new cases are made, or "
+    "--restart to make all cases again with the new ones."
+)
 
 
 def check_sources(
@@ -37,8 +42,8 @@ def check_sources(
     repair: RepairConfig,
     restart: bool,
     share: Share | None = None,
-) -> None:
-    """Refuse, or with `restart` remove, raw cases that this run, or this share, would not make the same.
+) -> list[str]:
+    """Refuse raw cases that this run, or this share, would make otherwise; with `restart` return them.
 
     Raises
     ------
@@ -48,27 +53,30 @@ def check_sources(
     root = out / store.RAW
     attributes = store.read_attributes(root, "")
     if attributes is None:
-        return
+        return []
     present = store.list_groups(root)
     before, now = _read_dependencies(attributes, restart), _facts_depend_on(dataset)
     if before != now:
-        stale, change = present, _difference(before, now)
+        stale, change = present, difference(before, now)
     else:
         mine = present if share is None else [c for c in present if c in _names(sources, share)]
         changes = _changed_cases(out, sources, repair, mine)
         stale, change = list(changes), next(iter(changes.values()), "")
         if stale and stale[0] not in _names(sources, None):
             change += hint(stale[0], sources.names)
-    if not stale:
-        return
-    if not restart:
+    if stale and not restart:
         raise SettingsChangedError(
             f"{len(stale)} of {len(present)} cases in OUT's raw store were made otherwise: {change}. {HOW_ON}"
         )
-    for case in stale:  # what was made of it first: a case that is gone from the raw store is not asked again
+    return stale
+
+
+def remove_raw(out: Path, cases: Iterable[str]) -> None:
+    """Remove raw cases, and before them what was made of them: who finds half of it asks for no more."""
+    for case in cases:
         for configuration in store.list_groups(out / store.TRAINING):
             store.remove_group(out / store.TRAINING, f"{configuration}/{case}")
-        store.remove_group(root, case)
+        store.remove_group(out / store.RAW, case)
 
 
 def remember_sources(out: Path, sources: Sources, share: Share | None = None) -> None:
@@ -76,7 +84,7 @@ def remember_sources(out: Path, sources: Sources, share: Share | None = None) ->
     present = set(store.list_groups(out / store.RAW)) & set(_names(sources, share))
     stats = {c.case: source_stats(c) for c in sources.cases if c.case in present}
     suffix = "" if share is None else share.suffix
-    write_whole(out / LOGS / STATS.format(suffix), json.dumps(stats).encode())
+    write_changed(out / LOGS / STATS.format(suffix), json.dumps(stats).encode())
 
 
 def _names(sources: Sources, share: Share | None) -> list[str]:
@@ -85,31 +93,100 @@ def _names(sources: Sources, share: Share | None) -> list[str]:
     return names if share is None else list(share.of(names))
 
 
-def check_plan(out: Path, plan: Plan, restart: bool) -> None:
-    """Refuse to mix shards of another plan with this one's; with `restart` they will be replaced.
+def check_plan(out: Path, plan: Plan, restart: bool) -> list[tuple[str, str]]:
+    """Refuse to mix shards of another plan with this one's; with `restart` they are returned.
+
+    Returns
+    -------
+    list of (configuration, case)
+        What lies in the training store and is not of this plan; no case stands for all of them.
 
     Raises
     ------
     SettingsChangedError
         Naming what changed.
     """
+    left_out = _left_out(out, plan)
     stale = [
         (configuration, case)
         for configuration, of in plan.configurations.items()
         for case in of.cases
         if _token(out, configuration, case) not in (None, plan.token(configuration, case))
     ]
-    if not stale:
-        return
-    if not restart:
-        change = "plan.json, which said how, is gone, damaged or of another version"
-        with suppress(StoreError):
-            change = _difference(Plan.load(out).decisions(), plan.decisions())
+    if not restart and stale:
+        raise SettingsChangedError(_why_stale(out, plan, len({case for _, case in stale})))
+    if not restart and left_out:
+        names = ", ".join(dict.fromkeys(configuration for configuration, _ in left_out))
+        asked = plan.settings.configurations
         raise SettingsChangedError(
-            f"{len(stale)} cases in OUT's training store were made with other settings: {change}. {HOW_ON}"
+            f"OUT's training store holds {names}, which this plan leaves out: {_configurations(out, asked)}. "
+            "Name them all in configurations, pass --restart to remove what is left out, or use another OUT."
         )
-    for configuration, case in stale:
-        store.remove_group(out / store.TRAINING, f"{configuration}/{case}")
+    return stale + left_out
+
+
+def check_settings(out: Path, config: Config) -> None:
+    """Refuse settings, as far as they are known before any work, that OUT's shards were not made with.
+
+    Raises
+    ------
+    SettingsChangedError
+        Naming what changed.
+    """
+    try:
+        before = Plan.load(out)
+    except StoreError:
+        return
+    asked = {name: of for name, of in before.configurations.items() if name in config.configurations}
+    now = before.model_copy(update={"settings": config, "configurations": asked})
+    if now.decisions() != before.decisions():
+        check_plan(out, now, restart=False)
+
+
+def _left_out(out: Path, plan: Plan) -> list[tuple[str, str]]:
+    """Configurations that a plan has not, but the training store holds cases of, each as a whole."""
+    root = out / store.TRAINING
+    others = [name for name in store.list_groups(root) if name not in plan.configurations]
+    return [(name, "") for name in others if store.list_groups(root, name)]
+
+
+def _configurations(out: Path, asked: Sequence[str]) -> str:
+    """How the setting changed, where the plan of before is known."""
+    with suppress(StoreError):
+        return difference(list(Plan.load(out).settings.configurations), list(asked), "configurations")
+    return f"configurations is {_short(list(asked))}"
+
+
+def _why_stale(out: Path, plan: Plan, count: int) -> str:
+    """What tells a plan from the one that shards were made by, and the ways on."""
+    made = f"{count} cases in OUT's training store were made"
+    try:
+        before = Plan.load(out)
+    except StoreError:
+        how = "plan.json, which said how, is gone, damaged or of another version"
+        return f"{made} with other settings: {how}. {HOW_ON}"
+    was, now = before.decisions(), plan.decisions()
+    change = difference(was, now)
+    if any(was[name] != now[name] for name in ("revision", "settings", "channel_names")):
+        return f"{made} with other settings: {change}. Say what was said then. Or p{HOW_ON[1:]}"
+    return f"{made} with other statistics of the dataset{_because(before, plan)}: {change}. {WAYS_ON}"
+
+
+def _because(before: Plan, plan: Plan) -> str:
+    """Which cases changed the statistics, where cases came or went."""
+    was, now = ({case for of in p.configurations.values() for case in of.cases} for p in (before, plan))
+    added, gone = sorted(now - was), sorted(was - now)
+    words = [f"{_count(added, 'new case')} ({_few(added)})"] if added else []
+    words += [f"the loss of {_count(gone, 'case')} ({_few(gone)})"] if gone else []
+    return f", which {' and '.join(words)} changed" if words else ""
+
+
+def _count(names: Sequence[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _read_dependencies(attributes: dict[str, Any], restart: bool) -> dict[str, Any] | None:
@@ -136,14 +213,18 @@ def _changed_cases(out: Path, sources: Sources, repair: RepairConfig, present: l
 
     With each what changed. A repair that a case did not need does not matter to it.
     """
+    accepted = _accepted(repair)
     stats = _read_stats(out)
     by_name = {c.case: c for c in sources.cases}
     changed = {}
     for case, remarks in read_remarks(out, present).items():
         source, settings = by_name.get(case), [r.setting for r in remarks.repairs]
-        other = next((setting for setting in settings if setting not in _accepted(repair)), None)
+        other = next((setting for setting in settings if setting not in accepted), None)
+        new = next((setting for setting in remarks.otherwise if setting in accepted), None)
         if other is not None:
             changed[case] = f"case {case} was repaired by {other}, which is not set now"
+        elif new is not None:
+            changed[case] = f"case {case} was read without {new}, which is set now"
         elif source is None or stats.get(case) != source_stats(source):
             attributes = store.read_attributes(out / store.RAW, case) or {}
             if source is None or attributes.get("source") != source_digest(source):
@@ -166,12 +247,12 @@ def _read_stats(out: Path) -> dict[str, Any]:
     return stats
 
 
-def _difference(before: Any, after: Any, name: str = "") -> str:
+def difference(before: Any, after: Any, name: str = "") -> str:
     """The first leaf that differs, as ``name was a, is b``."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*after, *(k for k in before if k not in after)]:
             if before.get(key) != after.get(key):
-                return _difference(before.get(key), after.get(key), f"{name}.{key}".lstrip("."))
+                return difference(before.get(key), after.get(key), f"{name}.{key}".lstrip("."))
     return f"{name} was {_short(before)}, is {_short(after)}"
 
 

@@ -236,8 +236,8 @@ def merge(summaries: Sequence[Summary]) -> Summary:
         {case: facts for s in summaries for case, facts in s.cases.items()},
         _sum([s.coarse for s in summaries]),
         [list(chain(*of_channel)) for of_channel in zip(*(s.moments for s in summaries), strict=True)],
-        np.min([s.low for s in summaries], axis=0),
-        np.max([s.high for s in summaries], axis=0),
+        np.stack([s.low for s in summaries]).min(axis=0),
+        np.stack([s.high for s in summaries]).max(axis=0),
         frozenset().union(*(s.labels for s in summaries)),
     )
 

@@ -15,14 +15,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import MemoryStore
 
 from voxelmill.config import StoreConfig
 from voxelmill.errors import StoreError
@@ -46,19 +46,20 @@ def _sealed(metadata: dict[str, Any]) -> bytes:
 
 
 def _seal_of(metadata: dict[str, Any]) -> str:
-    """CRC-32C of metadata as canonical JSON; attributes that others may have added do not count."""
+    """CRC-32C of metadata as canonical JSON, without what other libraries may have added."""
+    kept = {k: v for k, v in metadata.items() if k != "consolidated_metadata"}  # zarr 3.1.0 adds null
     own = {k: v for k, v in metadata.get("attributes", {}).items() if k == ATTRIBUTES}
-    return checksum(json.dumps({**metadata, "attributes": own}, sort_keys=True).encode()).hex()
+    return checksum(json.dumps({**kept, "attributes": own}, sort_keys=True).encode()).hex()
 
 
 def _read_metadata(root: Path, path: str) -> dict[str, Any] | None:
     """What stands in the zarr.json of a group or an array, or None where it is missing or damaged."""
     try:
         metadata = json.loads((root / path / METADATA).read_bytes())
-        is_whole = metadata["attributes"][SEAL] == _seal_of(metadata)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return cast("dict[str, Any]", metadata) if is_whole else None
+    is_sealed = isinstance(metadata, dict) and isinstance(metadata.get("attributes"), dict)
+    return metadata if is_sealed and metadata["attributes"].get(SEAL) == _seal_of(metadata) else None
 
 
 def metadata_damage(root: Path, path: str) -> str | None:
@@ -168,26 +169,41 @@ def open_array(root: Path, path: str) -> ShardedArray:
     Raises
     ------
     StoreError
-        If there is none, or its metadata is damaged.
+        If there is none, its metadata is damaged, or another version laid it out otherwise.
     """
-    try:
-        if _read_metadata(root, path) is None:
-            raise ValueError
-        array: Any = zarr.open_array(LocalStore(root, read_only=True), path=path, mode="r")
-        _, blosc, _ = array.metadata.codecs[0].codecs
-        return ShardedArray(
-            root / path, array.shape, array.dtype, array.chunks, array.shards, blosc.cname.value, blosc.clevel
-        )
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    metadata = _read_metadata(root, path)
+    if metadata is None:
         raise StoreError(
             f"{root.name}/{path} is not there, or its metadata is damaged. Run the stage that makes it again."
+        )
+    try:
+        return _sharded_array(root / path, metadata)
+    except LookupError:
+        raise StoreError(
+            f"{root.name}/{path} has a layout that this version of voxelmill does not write. Use the version "
+            "that wrote it, or another OUT."
         ) from None
 
 
+def _sharded_array(folder: Path, metadata: dict[str, Any]) -> ShardedArray:
+    """An array by its metadata: one codec makes shards, in which Blosc comes second.
+
+    The checksum held, so they are as written: what they lack, this version never wrote.
+    """
+    shards = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    sharding = metadata["codecs"][0]["configuration"]
+    blosc = sharding["codecs"][1]["configuration"]
+    return ShardedArray(
+        folder,
+        tuple(metadata["shape"]),
+        np.dtype(metadata["data_type"]),
+        tuple(sharding["chunk_shape"]),
+        tuple(shards),
+        blosc["cname"],
+        blosc["clevel"],
+    )
+
+
 def array_exists(root: Path, path: str) -> bool:
-    """Whether an array's metadata is there and can be read."""
-    try:
-        open_array(root, path)
-    except StoreError:
-        return False
-    return True
+    """Whether an array's metadata is there and whole."""
+    return _read_metadata(root, path) is not None

@@ -7,7 +7,6 @@ disk and the memory of this machine.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import psutil
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from voxelmill.disk import bytes_to_make, free_bytes, size
 from voxelmill.fingerprint import Fingerprint
 from voxelmill.plan import ConfigurationPlan, Plan
 from voxelmill.status import Status
@@ -85,15 +85,15 @@ def _totals_table(plan: Plan, out: Path) -> Table:
     shards = sum(row.shards for row in rows)
     arrays = [(row.shards, 1 + row.has_label) for row in rows]  # a group and its arrays have a file each, too
     files = sum(n * count + 1 + count for n, count in arrays) + 1 + len(plan.configurations)
-    needed = plan.training_bytes
-    free = shutil.disk_usage(out).free
+    free = free_bytes(out)
+    to_make = plan.training_bytes if free > plan.training_bytes else bytes_to_make(out, plan)
     table.add_row("cases", str(len(plan.configurations[next(iter(plan.configurations))].cases)))
     table.add_row("tasks", f"{shards} shards, {len(rows)} preparations")
     table.add_row("files (inodes)", str(files))
-    table.add_row("bytes, uncompressed", _size(needed))
-    table.add_row("room on disk", f"{_size(free)}, {'enough' if free > needed else 'NOT ENOUGH'}")
+    table.add_row("bytes, uncompressed", size(plan.training_bytes))
+    table.add_row("room on disk", f"{size(free)}, {'enough' if free > to_make else 'NOT ENOUGH'}")
     for stage, peak in plan.peak_bytes.items():
-        table.add_row(f"peak memory of a worker, {stage}", _size(peak))
+        table.add_row(f"peak memory of a worker, {stage}", size(peak))
     return table
 
 
@@ -112,14 +112,6 @@ def status_table(status: Status) -> Table:
 
 def _shape(values: Iterable[Any]) -> str:
     return "x".join(str(int(n)) for n in values)
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} TiB"
 
 
 def say_memory(plan: Plan, workers: int) -> None:

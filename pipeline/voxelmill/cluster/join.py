@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from warnings import catch_warnings
 
 from distributed import Client
+from distributed.versions import VersionMismatchWarning
 
 from voxelmill.cluster.settings import introduce, security
 from voxelmill.errors import ConfigError
@@ -24,8 +26,9 @@ def join(scheduler: str) -> Iterator[Client]:
     """
     address = _address_in(Path(scheduler)) if scheduler.endswith(".json") else scheduler
     try:
-        client = Client(address, security=security())
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        with catch_warnings(action="ignore", category=VersionMismatchWarning):  # `introduce` says more
+            client = Client(address, security=security())
+    except (OSError, ValueError, TypeError, RuntimeError, LookupError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
             f"--scheduler {scheduler}: no scheduler answers ({reason}). Start it, or correct the address."

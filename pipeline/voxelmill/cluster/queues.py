@@ -23,7 +23,7 @@ import dask
 from dask.utils import parse_bytes
 from distributed import Client
 
-from voxelmill.cluster.local import dashboard_port
+from voxelmill.cluster.local import dashboard_port, starting
 from voxelmill.cluster.settings import DASK_CONFIG, introduce, security
 from voxelmill.cluster.walltime import parse_walltime
 from voxelmill.config import ClusterConfig
@@ -239,7 +239,7 @@ def _package() -> Any:
         return importlib.import_module("dask_jobqueue")
     except ImportError:
         raise ConfigError(
-            "--cluster on a batch system needs dask-jobqueue: pip install 'voxelmill[cluster]'."
+            "--cluster on a batch system needs dask-jobqueue: pip install dask-jobqueue."
         ) from None
     finally:
         if signal.getsignal(signal.SIGINT) is not before:
@@ -261,16 +261,18 @@ def start_jobs(jobs: Jobs) -> Iterator[Client]:
             f"--cluster {jobs.system}: there is no `{system.submit}` here. Run it where jobs are submitted."
         )
     keys = security()
-    cluster = getattr(package, f"{system.name}Cluster")(
-        **jobs.options(),
-        scheduler_options={
-            "dashboard_address": f":{dashboard_port()}",
-            **(jobs._configured("scheduler-options") or {}),
-        },
-        silence_logs=logging.CRITICAL,
-        name="voxelmill",
-        **({} if keys is None else {"security": keys, "protocol": "tls://"}),
-    )
+    options = jobs.options()
+    with starting("the scheduler of jobs"):
+        cluster = getattr(package, f"{system.name}Cluster")(
+            **options,
+            scheduler_options={
+                "dashboard_address": f":{dashboard_port()}",
+                **(jobs._configured("scheduler-options") or {}),
+            },
+            silence_logs=logging.CRITICAL,
+            name="voxelmill",
+            **({} if keys is None else {"security": keys, "protocol": "tls://"}),
+        )
     with _lost_jobs_are_replaced(), cluster, Client(cluster) as client:
         logger.info(
             "%s: %d jobs of %d workers, %.1f GiB a job",

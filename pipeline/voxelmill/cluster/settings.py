@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from distributed.security import Security
 
 import voxelmill
 from voxelmill.errors import ConfigError
+from voxelmill.graph import Versions, hear
+from voxelmill.kernels.compiled import NO_CACHE
 
 logger = logging.getLogger("voxelmill")
 
@@ -53,9 +57,37 @@ def security() -> Security | None:
 
 
 def introduce(client: Client) -> None:
-    """Say where the dashboard is; what tasks have to say comes out here, what Dask has to say does not."""
+    """Say where the dashboard is; what tasks have to say comes out here, what Dask has to say does not.
+
+    Raises
+    ------
+    ConfigError
+        If scheduler or workers have other versions than this process.
+    """
+    versions = Versions(client)
+    if unfit := versions.scheduler_differs() or versions.worker_differs():
+        raise ConfigError(unfit)
     for name in ("distributed", "distributed.client"):  # both have a level of their own by Dask's defaults
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if "dashboard" in client.scheduler_info(n_workers=0)["services"]:
         logger.info("dashboard: %s", client.dashboard_link)
     client.forward_logging("voxelmill", logging.INFO)
+    hear(client)
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """What each worker says of its machine is heard once."""
+    heard: list[str] = []
+
+    def is_new(record: logging.LogRecord) -> bool:
+        if record.msg != NO_CACHE:
+            return True
+        heard.append(NO_CACHE)
+        return len(heard) == 1
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)

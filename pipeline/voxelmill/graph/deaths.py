@@ -14,6 +14,7 @@ from distributed import Client
 from distributed.scheduler import KilledWorker
 
 from voxelmill.nanny import TOPIC
+from voxelmill.traces import is_own_fault
 
 WAIT_SECONDS = 2.0
 """The scheduler may hear of a death from the worker's connection before it is told how it came."""
@@ -72,7 +73,9 @@ def _told(client: Client, worker: str) -> Mapping[str, Any] | None:
     while True:
         try:
             events = client.get_events(TOPIC)
-        except Exception:  # the scheduler is gone, which whoever asks it next will say
+        except Exception as error:  # the scheduler is gone, which whoever asks it next will say
+            if is_own_fault(error):
+                raise
             return None
         for _, told in reversed(events):
             if told["worker"] == worker:

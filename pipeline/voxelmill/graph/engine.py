@@ -10,8 +10,9 @@ from typing import Any, Literal
 from distributed import Client, LocalCluster
 
 from voxelmill.errors import DiskError, StageError
-from voxelmill.graph.tasks import Outcome, Task
+from voxelmill.graph.tasks import Outcome, Task, count_steps
 from voxelmill.graph.window import Watch, execute
+from voxelmill.graph.within import listening
 from voxelmill.progress import Reporter, say_failed
 
 Device = Literal["auto", "cpu", "gpu"]
@@ -84,7 +85,7 @@ class Engine:
         cases: dict[str, Outcome] = {}
         full: list[str] = []
         told: set[str] = set()  # a preparation that failed comes once for each of its shards
-        with self.reporter.stage(stage, total, kept) as progress:
+        with self.reporter.stage(stage, total, kept) as progress, listening(progress.note):
             for outcome in execute(takewhile(lambda _: not full, tasks), self.client, self.watch):
                 if outcome.trouble == "disk":
                     full.append(outcome.cause or "")
@@ -93,7 +94,7 @@ class Engine:
                     told.add(outcome.name)
                     progress.failed(outcome.case, outcome.cause, outcome.details)
                 if outcome.value is not None or outcome.cause is not None:
-                    progress.advance(outcome.value or 0)
+                    progress.advance(outcome.value or 0, outcome.name)
                 cases[outcome.case] = _add(cases.get(outcome.case), outcome, stage)
                 self._note(stage, outcome)
             if full:
@@ -113,7 +114,11 @@ class Engine:
         VoxelmillError
             With the cause, where a task of it failed.
         """
-        with self.reporter.stage(stage, 1, 0) as progress:
+        steps = max(1, count_steps(root))
+        with (
+            self.reporter.stage(stage, 1, 0) as progress,
+            listening(lambda step, part: progress.note(step, part / steps)),
+        ):
             (outcome,) = execute([root], self.client, self.watch)
             if outcome.trouble == "disk":
                 raise DiskError(outcome.cause)

@@ -17,11 +17,13 @@ from typing import Any, Literal
 
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from voxelmill.errors import MemoryLimitError, VoxelmillError, disk_message
+from voxelmill.errors import MemoryLimitError, VoxelmillError, disk_message, system_message
+from voxelmill.graph.versions import these
+from voxelmill.graph.within import taking
 from voxelmill.kernels.backend import on_device
 from voxelmill.memory import PeakMeter
 from voxelmill.partials import RUN, working_for
-from voxelmill.traces import place, system_reason, trace
+from voxelmill.traces import place, trace
 
 Key = tuple[str, str, str]
 
@@ -138,9 +140,11 @@ class Task:
         """The node, as Dask writes one: a function, and the keys of what it is called with."""
         if self.merge is None:
             device = "gpu" if self.on_gpu else "cpu"
-            function = partial(run_steps, self.steps, run=RUN.get(), device=device)
+            function = partial(run_steps, self.steps, run=RUN.get(), device=device, versions=these())
         else:
-            function = partial(run_and_merge, self.name, self.merge, self.steps, run=RUN.get())
+            function = partial(
+                run_and_merge, self.name, self.merge, self.steps, run=RUN.get(), versions=these()
+            )
         return function, [t.key for t in self.after]
 
     def again(self, case: str | None = None) -> Task:
@@ -246,6 +250,11 @@ def _merges(name: str, tasks: Sequence[Task], merge: Callable[[list[Any]], Any],
     return [Task(_unique(name), (), group, merge) for group in groups]
 
 
+def count_steps(root: Task) -> int:
+    """Steps of a tree of tasks."""
+    return len(root.steps) + sum(map(count_steps, root.after))
+
+
 def _unique(name: str) -> Key:
     """A key that no other run on the same scheduler has; its first part groups the tasks of a kind."""
     return name.partition("-")[0], name, uuid.uuid4().hex
@@ -255,9 +264,17 @@ def _unique(name: str) -> Key:
 
 
 def run_steps(
-    steps: Sequence[Step], before: Sequence[Sequence[Outcome]], *, run: str, device: str
+    steps: Sequence[Step], before: Sequence[Sequence[Outcome]], *, run: str, device: str, versions: str
 ) -> list[Outcome]:
-    """The outcome of every step that was taken; of what stands before, if that failed."""
+    """The outcome of every step that was taken; of what stands before, if that failed.
+
+    Raises
+    ------
+    RuntimeError
+        If whoever made the task has other versions: this worker came just now, and nobody has looked at it.
+    """
+    if versions != these():
+        raise RuntimeError(f"the task is for {versions}; this worker has {these()}")
     failed = [o for outcomes in before for o in outcomes if o.cause is not None]
     if failed:
         return failed[:1]
@@ -266,7 +283,8 @@ def run_steps(
     with working_for(run), on_device(device):
         for step in steps:
             if not any(o.case == step.case and o.cause is not None for o in found):
-                outcome = attempt(step.name, step.case, step.function, step.args)
+                with taking(run, step.name):
+                    outcome = attempt(step.name, step.case, step.function, step.args)
                 found.append(replace(outcome, peak_bytes=max(peak, outcome.peak_bytes)))
     return found
 
@@ -293,9 +311,7 @@ def _explain(error: Exception) -> tuple[str, Trouble | None]:
     if isinstance(error, OSError):
         if line := disk_message(error):
             return line, "disk"
-        what = system_reason(error)
-        passing = error.errno in PASSING
-        return f"{what}. Check that OUT and SOURCE can be used and run again.", "passing" if passing else None
+        return system_message(error), "passing" if error.errno in PASSING else None
     return f"{place(error)}. This is a bug; OUT/logs has where.", None
 
 
@@ -306,9 +322,13 @@ def run_and_merge(
     before: Sequence[Sequence[Outcome]],
     *,
     run: str,
+    versions: str,
 ) -> list[Outcome]:
     """One outcome for all: that of the merge, or of the first that failed."""
-    outcomes = [*(o for group in before for o in group), *run_steps(steps, (), run=run, device="cpu")]
+    outcomes = [
+        *(o for group in before for o in group),
+        *run_steps(steps, (), run=run, device="cpu", versions=versions),
+    ]
     failed = [o for o in outcomes if o.cause is not None]
     if failed:
         return failed[:1]

@@ -27,7 +27,7 @@ from distributed.scheduler import KilledWorker
 from voxelmill.errors import ClusterLostError, LeaseError
 from voxelmill.graph.deaths import cause_of_death
 from voxelmill.graph.tasks import Key, Outcome, Task, graph_of
-from voxelmill.traces import trace
+from voxelmill.traces import is_own_fault, trace
 
 logger = logging.getLogger("voxelmill")
 
@@ -65,12 +65,15 @@ class Watch:
         Raises where the run may not go on.
     needs_gpu : bool
         Whether a worker without a GPU is of no use.
+    newcomers : callable
+        Given the addresses of all workers, says why one of them cannot be used, or None.
     """
 
     no_worker_timeout: float = 300.0
     pending: Callable[[], int] = lambda: 0
     check: Callable[[], None] = lambda: None
     needs_gpu: bool = False
+    newcomers: Callable[[list[str]], str | None] = lambda _: None
 
 
 def execute(tasks: Iterable[Task], client: Client | None, watch: Watch | None = None) -> Iterator[Outcome]:
@@ -129,16 +132,31 @@ def _execute_on(client: Client, tasks: Iterator[Task], watch: Watch) -> Iterator
     guilty: dict[Any, tuple[str, str]] = {}
     for of, error in suspects:
         # What it waits for may have killed three more workers already.
-        if error is None or error.task not in guilty:
+        known = guilty.get(error.task) if error else None
+        if known is None:
             ((_, result),) = _Window(client, watch).results(iter([of]))
             if isinstance(result, list):
                 yield from result
                 continue
-            error = result
-            guilty[error.task] = cause_of_death(client, error)
-        cause, details = guilty[error.task]
+            key, error = _find_guilty(client, watch, of, result)
+            known = guilty[key] = cause_of_death(client, error)
+        cause, details = known
         for case in of.cases or [""]:
             yield Outcome(of.name, case, cause=cause, details=details)
+
+
+def _find_guilty(client: Client, watch: Watch, of: Task, error: KilledWorker) -> tuple[Key, KilledWorker]:
+    """What killed the workers of a task that ran alone: itself, or what stands before it.
+
+    The scheduler hears a moment late that one task is done and the next has begun, and then blames the first
+    for what the second did. So what stands before is to blame only if it kills its workers by itself.
+    """
+    for before in of.after:
+        if before.key == error.task:
+            ((_, result),) = _Window(client, watch).results(iter([before.again()]))
+            if isinstance(result, KilledWorker):
+                return before.key, result
+    return of.key, error
 
 
 def _apart(of: Task) -> list[Task]:
@@ -235,7 +253,9 @@ class _Window:
             return self._gather([future for _, future in finished])
         except (ClusterLostError, LeaseError):
             raise
-        except Exception:
+        except Exception as error:
+            if is_own_fault(error):
+                raise
             return [self._result_of(of, future) for of, future in finished]
 
     def _result_of(self, of: Task, future: Future[list[Outcome]]) -> list[Outcome] | KilledWorker:
@@ -247,6 +267,8 @@ class _Window:
         except (ClusterLostError, LeaseError):
             raise
         except Exception as error:
+            if is_own_fault(error):
+                raise
             self._look()  # raises, where it is the scheduler that is gone
             cause = f"lost with its worker ({type(error).__name__}); run again."
             cases = of.cases or [""]
@@ -265,11 +287,20 @@ class _Window:
     def _look(self) -> None:
         """How many threads there are, and whether to go on."""
         self._watch.check()
-        threads, gpus = _count_threads(self._client)
+        threads, gpus, workers = _count_threads(self._client)
+        self._check_newcomers(workers)
         self._looked = time.monotonic()
         self._size = WINDOW_PER_THREAD * max(FEWEST_THREADS, threads)
         self._patience.look(gpus if self._watch.needs_gpu else threads)
         self._note_gpus(gpus)
+
+    def _check_newcomers(self, workers: list[str]) -> None:
+        """End where a worker came that cannot be used: it would fail whatever it is given."""
+        unfit = None
+        with suppress(OSError):  # a scheduler that is gone, which the next look says
+            unfit = self._watch.newcomers(workers)
+        if unfit:
+            raise ClusterLostError(f"{unfit} What is written stays: run the same command again to go on.")
 
     def _note_gpus(self, gpus: int) -> None:
         """Where the last GPU is gone, what waits for one goes to other workers."""
@@ -330,8 +361,8 @@ class _Patience:
         return "worker with a GPU" if self._watch.needs_gpu else "worker"
 
 
-def _count_threads(client: Client) -> tuple[int, int]:
-    """Threads of all workers, and tasks that their GPUs take at a time.
+def _count_threads(client: Client) -> tuple[int, int, list[str]]:
+    """Threads of all workers, tasks that their GPUs take at a time, and their addresses.
 
     Raises
     ------
@@ -339,19 +370,22 @@ def _count_threads(client: Client) -> tuple[int, int]:
         If there is no scheduler to ask.
     """
     try:
-        counts: tuple[int, int] = client.run_on_scheduler(_threads_of)
+        counts: tuple[int, int, list[str]] = client.run_on_scheduler(_threads_of)
         return counts
-    except Exception as error:
+    except Exception as error:  # Dask has many for it
+        if is_own_fault(error):
+            raise
         raise ClusterLostError(
             f"the Dask scheduler is gone ({type(error).__name__}). What is written stays: start it, and run "
             "the same command again to go on from here."
         ) from None
 
 
-def _threads_of(dask_scheduler: Any) -> tuple[int, int]:
+def _threads_of(dask_scheduler: Any) -> tuple[int, int, list[str]]:
     _forget_what_is_over(dask_scheduler)
     workers = list(dask_scheduler.workers.values())
-    return sum(w.nthreads for w in workers), int(sum(w.resources.get("GPU", 0) for w in workers))
+    gpus = int(sum(w.resources.get("GPU", 0) for w in workers))
+    return sum(w.nthreads for w in workers), gpus, [w.address for w in workers]
 
 
 def _forget_what_is_over(dask_scheduler: Any) -> None:
