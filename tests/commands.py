@@ -69,3 +69,8 @@ def within(*words):
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done
+
+
+def before(folder):
+    """PYTHONPATH with a folder that goes before all others."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])

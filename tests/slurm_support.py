@@ -2,13 +2,16 @@
 
 `with running(nodes=3) as slurm:` starts it and stops it afterwards; a test file makes a fixture of that.
 Needs root and a script that starts SLURM's daemons without systemd (VM_START_SLURM, or start-slurm.sh in the
-folder shared/slurm beside the repository); the test is skipped where either is missing.
+folder shared/slurm beside the repository); the test is skipped where either is missing. It is one for the
+whole machine: who comes second, such as another of pytest-xdist's processes, waits.
 """
 
+import fcntl
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from commands import wait_until
 REPOSITORY = Path(__file__).resolve().parents[1]
 BATCH = REPOSITORY / "cluster" / "batch"
 START = Path(os.environ.get("VM_START_SLURM", REPOSITORY.parent / "shared" / "slurm" / "start-slurm.sh"))
+LOCK = Path(tempfile.gettempdir(), "voxelmill-slurm.lock")
 BIN = Path(sys.executable).parent
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED")
 
@@ -56,6 +60,22 @@ def training(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in files}
 
 
+_turns = []
+
+
+@contextmanager
+def turn(lock=LOCK):
+    """No other process has its turn meanwhile; within one process turns may nest."""
+    with lock.open("w") as file:
+        if not _turns:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _turns.append(lock)
+        try:
+            yield
+        finally:
+            _turns.pop()
+
+
 @contextmanager
 def running(nodes=1, cpus=2, gpus=0):
     """SLURM with so many nodes; CPUs and pretended GPUs are for each of them. Stopped at the end."""
@@ -65,12 +85,13 @@ def running(nodes=1, cpus=2, gpus=0):
         pytest.skip("no start-slurm.sh here; VM_START_SLURM may name one")
     stop = START.with_name("stop-slurm.sh")
     wanted = {"VM_SLURM_NODES": nodes, "VM_SLURM_CPUS": cpus, "VM_SLURM_GPUS": gpus}
-    tell("bash", stop, timeout=120)
-    try:
-        tell("bash", START, timeout=300, **wanted)
-        yield Slurm()
-    finally:
+    with turn():
         tell("bash", stop, timeout=120)
+        try:
+            tell("bash", START, timeout=300, **wanted)
+            yield Slurm()
+        finally:
+            tell("bash", stop, timeout=120)
 
 
 class Slurm:

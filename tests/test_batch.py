@@ -81,8 +81,62 @@ class TestWrongUse:
     def test_no_environment(self, name, tmp_path):
         assert "no voxelmill on the PATH" in self.refuse(name, tmp_path, "raw", "out", PATH="/usr/bin:/bin")
 
+    @pytest.mark.parametrize("name", [path.stem for path in SCRIPTS if path.parent == BATCH])
+    def test_nothing_to_read(self, name, tmp_path):
+        """Words that are swapped: nothing may be written into what is meant to be SOURCE."""
+        assert "SOURCE does not exist" in self.refuse(name, tmp_path, "raw", "out")
+
+    @pytest.mark.parametrize(
+        ("name", "how", "variables"),
+        [
+            ("slurm", "sbatch {} raw out", {}),
+            ("slurm", "sbatch {} raw out", {"SLURM_JOB_ID": 1}),  # a shell of salloc
+            ("slurm_gpu", "sbatch {} raw out", {}),
+            ("pbs", "VOXELMILL_ARGS='raw out' qsub -v VOXELMILL_ARGS {}", {}),
+            ("lsf", "VOXELMILL_ARGS='raw out' bsub < {}", {}),
+            ("sge", "qsub {} raw out", {}),
+            ("slurm_array", "Submit it with sbatch", {"STAGE": "plan"}),
+            ("slurm_array", "no sbatch on the PATH", {"PATH": f"{BIN}:/bin/nothing"}),
+        ],
+    )
+    def test_outside_of_a_job(self, name, how, variables, tmp_path):
+        """One line that says how to submit it, and no unbound variable."""
+        (tmp_path / "raw").mkdir()
+        none = dict.fromkeys((*self.VARIABLES, "PBS_O_WORKDIR"))
+        script = BATCH / f"{name}.sh"
+        done = subprocess.run(
+            [shutil.which("bash"), script, "raw", "out"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment(**none | variables),
+        )
+        assert done.returncode == 2
+        assert re.fullmatch(r"voxelmill: .*\n", done.stderr)
+        assert how.format(script) in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
     def test_unknown_stage(self, tmp_path):
         assert "fingerprint" in self.refuse("slurm_array", tmp_path, "raw", "out", STAGE="fingerprint")
+
+
+@pytest.mark.slow
+def test_a_bad_case_does_not_end_an_array(tmp_path):
+    """Stages end with status 1 where a case is bad; the queue must not cancel what depends on them."""
+    source = datasets.nnunet(tmp_path / "raw").source
+    (source / "imagesTr" / "b_0000.nii.gz").write_bytes(b"no image")
+    job = {"SLURM_JOB_ID": 1, "SLURM_CPUS_PER_TASK": 1, "SLURM_ARRAY_TASK_ID": 1, "SHARES": 1}
+    for stage, status in (("ingest", 1), ("plan", 0), ("preprocess", 0)):
+        done = subprocess.run(
+            ["bash", BATCH / "slurm_array.sh", "raw", "out"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment(STAGE=stage, **job),
+        )
+        assert done.returncode == status, done.stderr
+        assert ("failed  b: " in done.stdout) == (stage != "preprocess")
+    assert (tmp_path / "out" / "training.zarr" / "fullres" / "a").is_dir()
 
 
 class Queue:

@@ -14,15 +14,27 @@ PACKAGE = Path(voxelmill.__file__).parent
 
 # A module imports modules of its own row and of the rows above it. The last row whose name fits decides.
 RANKS = [
-    {"errors", "geometry", "partials", "traces", "enclosed", "nanny"},
-    {"volume", "model", "dicom_config", "config", "spacing", "patch", "share", "processes"},
+    {"errors", "geometry", "machine", "partials", "traces", "enclosed", "nanny", "paths"},
+    {
+        "volume",
+        "model",
+        "wording",
+        "dicom_config",
+        "config",
+        "config_text",
+        "spacing",
+        "patch",
+        "share",
+        "processes",
+    },
     {"pseudonyms", "manifest"},
     {"kernels"},
-    {"readers", "sources", "case_files", "raw_dataset", "checksum", "layout", "memory", "blocks", "document"},
+    {"readers", "case_files", "pairs", "raw_dataset", "folder_source", "manifest_source", "sources"}
+    | {"checksum", "layout", "memory", "blocks", "document", "dataset_json", "dataset_list"},
     {"phantoms"},
     {"fingerprint", "incoming", "lease", "places", "records", "regrid"},
     {"plan"},
-    {"planner"},
+    {"planner", "plausible"},
     {"shards", "shard_check", "store"},
     {"progress", "graph"},
     {
@@ -37,9 +49,10 @@ RANKS = [
         "cluster",
         "report",
     },
-    {"status", "summary", "verify", "frozen"},
+    {"status", "summary", "verify", "frozen", "apart", "disk", "rehearsal", "file_names"},
+    {"account"},
     {"pipeline"},
-    {"options", "repair"},
+    {"options", "repair", "typed", "terminal", "interrupts", "running"},
     {"cli", "worker"},
     {"__main__"},
 ]

@@ -27,6 +27,7 @@ from voxelmill.dicom_config import DicomConfig
 from voxelmill.errors import ConfigError, FormatError, SettingsChangedError
 from voxelmill.graph import task
 from voxelmill.graph.tasks import run_steps
+from voxelmill.graph.versions import these
 from voxelmill.progress import log_to
 from voxelmill.pseudonyms import PSEUDONYM, find_salt, pseudonym
 from voxelmill.sources import discover
@@ -275,7 +276,8 @@ class TestErrors:
             raise ValueError(f"in /{NAME}") from error
 
     def test_what_an_unknown_error_says_is_not_told(self):
-        (outcome,) = run_steps(task("x", "c", self.fail, KeyError).steps, (), run="0" * 12, device="cpu")
+        steps = task("x", "c", self.fail, KeyError).steps
+        (outcome,) = run_steps(steps, (), run="0" * 12, device="cpu", versions=these())
         assert leaks(f"{outcome.cause} {outcome.details}".encode()) == []
         assert outcome.cause.startswith("ValueError at test_privacy:")
         assert outcome.details.index("KeyError") < outcome.details.index("ValueError")

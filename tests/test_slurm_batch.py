@@ -14,7 +14,7 @@ import pytest
 from commands import wait_until
 from slurm_support import BATCH, BIN, REPOSITORY, local, running, tell, training
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300, func_only=True)]
 
 SETTINGS = ("--set", "target_spacing=[1,0.8,0.8]", "--set", "store.shard_mib=8")
 

@@ -21,6 +21,11 @@
 #PBS -N voxelmill
 # Yours: #PBS -q ... -A ...
 set -euo pipefail
+# Where the queue did not start it, nodes and cores are not known.
+if [[ -z ${PBS_JOBID:+${PBS_O_WORKDIR:+yes}} ]]; then
+    echo "voxelmill: this script is a job of its own for PBS. Submit it: VOXELMILL_ARGS='${*:-SOURCE OUT}' qsub -v VOXELMILL_ARGS $0" >&2
+    exit 2
+fi
 
 # ---- The environment, if it is not active where you submit: ----
 # module load python
@@ -75,6 +80,7 @@ start_workers() {
 die() { echo "voxelmill: $*" >&2; exit 2; }
 [[ ${1:--} != -* && ${2:--} != -* ]] || die "SOURCE and OUT come first, then options."
 command -v voxelmill dask >/dev/null || die "no voxelmill on the PATH; this script has a place for that."
+[[ -e $1 ]] || die "SOURCE does not exist. SOURCE comes first, then OUT."
 
 logs=$2/logs/$job
 mkdir -p "$logs"

@@ -26,6 +26,11 @@
 #$ -N voxelmill
 # Yours: #$ -q ... -P ...
 set -euo pipefail
+# Where the queue did not start it, nodes and cores are not known.
+if [[ -z ${JOB_ID:-} ]]; then
+    echo "voxelmill: this script is a job of its own for Grid Engine. Submit it: qsub $0 ${*:-SOURCE OUT}" >&2
+    exit 2
+fi
 
 # ---- The environment, if it is not active where you submit: ----
 # module load python
@@ -69,6 +74,7 @@ start_workers() {
 die() { echo "voxelmill: $*" >&2; exit 2; }
 [[ ${1:--} != -* && ${2:--} != -* ]] || die "SOURCE and OUT come first, then options."
 command -v voxelmill dask >/dev/null || die "no voxelmill on the PATH; this script has a place for that."
+[[ -e $1 ]] || die "SOURCE does not exist. SOURCE comes first, then OUT."
 
 logs=$2/logs/$job
 mkdir -p "$logs"

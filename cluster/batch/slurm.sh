@@ -23,6 +23,11 @@
 #SBATCH --job-name=voxelmill
 # Yours: #SBATCH --partition=... --account=...
 set -euo pipefail
+# Where the queue did not start it, nodes and cores are not known.
+if [[ -z ${SLURM_JOB_ID:+${SLURM_CPUS_PER_TASK:+${SLURM_NTASKS_PER_NODE:+yes}}} ]]; then
+    echo "voxelmill: this script is a job of its own for SLURM. Submit it: sbatch $0 ${*:-SOURCE OUT}" >&2
+    exit 2
+fi
 
 # ---- The environment, if it is not active where you submit: ----
 # module load python
@@ -48,6 +53,7 @@ start_workers() {
 die() { echo "voxelmill: $*" >&2; exit 2; }
 [[ ${1:--} != -* && ${2:--} != -* ]] || die "SOURCE and OUT come first, then options."
 command -v voxelmill dask >/dev/null || die "no voxelmill on the PATH; this script has a place for that."
+[[ -e $1 ]] || die "SOURCE does not exist. SOURCE comes first, then OUT."
 
 logs=$2/logs/$job
 mkdir -p "$logs"

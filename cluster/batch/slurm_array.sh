@@ -75,22 +75,34 @@ attend() { # COMMAND
     done
 }
 
+# Bad cases (status 1) are in the report, and the others go on.
+but_for_bad_cases() { # COMMAND
+    local status=0
+    "$@" || status=$?
+    ((status == 1)) || return "$status"
+}
+
 words=("$@")
 logs=$2/logs/slurm-array
 script=$logs/slurm_array.sh
 if [[ -n ${STAGE:-} ]]; then
-    [[ -n ${SLURM_JOB_ID:-} ]] || die "STAGE is $STAGE: that is for sbatch."
+    [[ -n ${SLURM_JOB_ID:+${SLURM_CPUS_PER_TASK:+yes}} ]] ||
+        die "STAGE is $STAGE, and this is no job of SLURM. Submit it with sbatch, or leave STAGE out."
     share=(--share "${SLURM_ARRAY_TASK_ID:-1}/$shares")
     here=(--cluster local --workers "$SLURM_CPUS_PER_TASK")
     memory=${SLURM_MEM_PER_NODE:-$((${SLURM_MEM_PER_CPU:-0} * SLURM_CPUS_PER_TASK))}
     ((memory == 0)) || here+=(--memory-limit "$(((memory - 512) / SLURM_CPUS_PER_TASK - 256))MiB")
 fi
 case ${STAGE:-} in
-    '') submit_all ;;
+    '')
+        [[ -e $1 ]] || die "SOURCE does not exist. SOURCE comes first, then OUT."
+        command -v sbatch >/dev/null || die "no sbatch on the PATH. Run this where SLURM takes jobs."
+        submit_all
+        ;;
     ingest) attend voxelmill ingest "$1" "$2" "${share[@]}" "${here[@]}" "${@:3}" ;;
     plan)
-        attend voxelmill fingerprint "$2" "${here[@]}" "${@:3}"
-        attend voxelmill plan "$2" "${here[@]}" "${@:3}"
+        but_for_bad_cases attend voxelmill fingerprint "$2" "${here[@]}" "${@:3}"
+        but_for_bad_cases attend voxelmill plan "$2" "${here[@]}" "${@:3}"
         ;;
     preprocess) attend voxelmill preprocess "$2" "${share[@]}" "${here[@]}" "${@:3}" ;;
     status) voxelmill status "$2" ;;
