@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -31,6 +31,7 @@ from voxelmill.phantoms import write_dataset
 from voxelmill.pipeline import Job
 from voxelmill.plan import Plan
 from voxelmill.progress import Reporter
+from voxelmill.stages import Stage
 from voxelmill.training import training_cases
 
 Row = dict[str, Any]
@@ -98,16 +99,17 @@ def metered(source: Path, out: Path, settings: dict[str, Any], client: Any = Non
     sources, on = work.discover(source), Engine(client, Reporter())
     with work.hold("run"):
         work.check(sources)
-        stages: dict[str, Callable[[], object]] = {
-            "ingest": lambda: work.ingest(sources, on),
-            "fingerprint": lambda: work.plan(work.fingerprint(on)),
-            "preprocess": lambda: work.preprocess(Plan.load(out), on),
+        work.sources = sources
+        stages = {
+            "ingest": [Stage.INGEST],
+            "fingerprint": [Stage.FINGERPRINT, Stage.PLAN],
+            "preprocess": [Stage.PREPROCESS],
         }
-        for name, stage in stages.items():
+        for name, of in stages.items():
             meter, files = Meter(), Mock(side_effect=os.fsync)
             start = time.perf_counter()
             with patch.object(engine, "execute", meter), patch.object(os, "fsync", files):
-                stage()
+                work.perform(of, on)
             inside += meter.cpu
             row[f"{name}_s"] = time.perf_counter() - start
             row |= {f"{name}_{key}": value for key, value in vars(meter).items() if key != "keys"}

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
@@ -18,9 +19,13 @@ def process(source, out, preset="default", restart=False, **settings):
     config = make_config({**load_config(preset).model_dump(exclude_unset=True), **settings})
     job = Job(out, config, restart)
     sources = job.discover(source)
-    with job.hold("run"):
-        job.check(sources)
-        return job.run(sources, Engine(None, Reporter()))
+    return execute(job, sources)
+
+
+def execute(job, sources, engine=None, stages=None):
+    """All stages or some, without a cluster or on an engine that runs."""
+    engine = engine or Engine(None, Reporter())
+    return job.execute(stages or job.all_stages, lambda lease: nullcontext(engine), sources)
 
 
 def group(out, case, configuration="fullres"):

@@ -37,8 +37,7 @@ def made(tmp_path_factory):
 
 def process(source, out, client, device):
     job = Job(out, make_config(MANY_SHARDS))
-    with job.hold("run"):
-        return job.run(job.discover(source), Engine(client, Reporter(), device))
+    return runs.execute(job, job.discover(source), Engine(client, Reporter(), device))
 
 
 @pytest.mark.skipif("has_gpu()")

@@ -15,10 +15,9 @@ from voxelmill.cases import RawCase
 from voxelmill.config import make_config
 from voxelmill.errors import ConfigError, PlanError, SettingsChangedError, StoreError
 from voxelmill.frozen import load_frozen
-from voxelmill.graph import Engine
 from voxelmill.pipeline import Job
 from voxelmill.plan import Plan
-from voxelmill.progress import Reporter
+from voxelmill.stages import Stage
 
 CASES = {
     "a": ((14, 18, 16), (1.0, 1.2, 1.0)),
@@ -40,10 +39,7 @@ def trained(tmp_path_factory):
 def process(source, out, plan, restart=False, **settings):
     """A run with a frozen plan, without a cluster."""
     job = Job(out, make_config(settings), restart, frozen=load_frozen(plan))
-    sources = job.discover(source)
-    with job.hold("run"):
-        job.check(sources)
-        return job.run(sources, Engine(None, Reporter()))
+    return runs.execute(job, job.discover(source))
 
 
 def with_one_more(trained, folder, name="d", seed=7, **options):
@@ -291,7 +287,7 @@ class TestOtherVersions:
         with pytest.raises(SettingsChangedError, match=r"revision was 1, is 2.*--restart"):
             runs.process(trained[0].source, out)
         with pytest.raises(StoreError, match="revision was 1, is 2"):
-            Job(out, Plan.load(out).settings).planned()
+            runs.execute(Job(out, Plan.load(out).settings), None, stages=[Stage.PREPROCESS])
         assert not runs.process(trained[0].source, out, restart=True).failed
         assert Plan.load(out).revision == 2
 

@@ -14,7 +14,7 @@ PACKAGE = Path(voxelmill.__file__).parent
 
 # A module imports modules of its own row and of the rows above it. The last row whose name fits decides.
 RANKS = [
-    {"errors", "geometry", "machine", "partials", "traces", "enclosed", "nanny", "paths"},
+    {"errors", "geometry", "machine", "stages", "partials", "traces", "enclosed", "nanny", "paths"},
     {
         "volume",
         "model",

@@ -34,6 +34,7 @@ from voxelmill.pipeline import Job
 from voxelmill.plan import Plan
 from voxelmill.progress import Reporter
 from voxelmill.sources import discover
+from voxelmill.stages import Stage
 
 CASES = {"a": ((24, 40, 36), (1.0, 1.2, 1.0)), "b": ((15, 46, 50), (3.2, 0.8, 0.8))}
 SETTINGS = {"target_spacing": (0.9, 0.5, 0.5), "store": {"chunk": (8, 16, 16), "shard_mib": 1}}
@@ -90,9 +91,9 @@ class TestSameBytes:
         assert thin.chunks[0] < thick.chunks[0]
         assert np.array_equal(thin[:], thick[:])
         job = Job(tmp_path, Plan.load(out).settings)
-        fingerprint = job.fingerprint(engine)
+        job.perform([Stage.FINGERPRINT], engine)
         assert (tmp_path / "fingerprint.json").read_bytes() == (out / "fingerprint.json").read_bytes()
-        job.preprocess(job.plan(fingerprint), engine)
+        job.perform([Stage.PLAN, Stage.PREPROCESS], engine)
         assert training_files(tmp_path) == training_files(out)
 
     @pytest.mark.slow
@@ -108,7 +109,7 @@ class TestSameBytes:
                 )
                 with connect("local" if workers else "none", workers) as client:
                     job = Job(out, config)
-                    report = job.run(job.discover(source), Engine(client, Reporter()))
+                    report = runs.execute(job, job.discover(source), Engine(client, Reporter()))
                 assert report.failed == []
                 assert limit is None or max(Plan.load(out).peak_bytes.values()) <= config.memory_limit
                 found[out.name] = training_files(out)
@@ -205,7 +206,7 @@ class TestRefused:
         with pytest.raises(
             MemoryLimitError, match=r"^case wide: a slice of 5000 x 5000 .* Pass --memory-limit"
         ):
-            job.run(job.discover(tmp_path / "in"), Engine(None, Reporter()))
+            runs.execute(job, job.discover(tmp_path / "in"))
         assert not (tmp_path / "out" / "training.zarr").exists()
 
 
@@ -259,7 +260,7 @@ class TestShared:
                 local.get_client() as client,
             ):
                 job = Job(out, make_config({**config, "memory_limit": limit}))
-                report = job.run(job.discover(source), Engine(client, Reporter()))
+                report = runs.execute(job, job.discover(source), Engine(client, Reporter()))
             assert report.failed == []
             files.append(training_files(out))
             if limit:

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
 from readers_support import enhanced, save_ome_zarr, save_series, series
+from runs import execute
 from test_segments import seg
 
 from voxelmill.cluster import connect
@@ -145,7 +146,7 @@ def run(folder, worker, limit, **settings):
     """All stages on one worker; planned and measured bytes of each."""
     config = make_config({"memory_limit": limit, "target_spacing": [1.5, 1.25, 1.25], **settings})
     job = Job(folder.parent / "out", config)
-    report = job.run(job.discover(folder), Engine(worker, Reporter()))
+    report = execute(job, job.discover(folder), Engine(worker, Reporter()))
     assert report.failed == []
     planned = json.loads((job.out / "plan.json").read_text())["peak_bytes"]
     return planned, report.stage_peak_bytes

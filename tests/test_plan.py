@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from runs import execute
 from strategies import SEEDS
 
 from voxelmill.cases import RawCase
@@ -21,6 +22,7 @@ from voxelmill.plan import CasePlan, Plan
 from voxelmill.planner import make_plan
 from voxelmill.progress import Reporter
 from voxelmill.spacing import new_shape
+from voxelmill.stages import Stage
 from voxelmill.store import TRAINING
 from voxelmill.summary import plan_tables
 
@@ -257,7 +259,9 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     (tmp_path / "out").mkdir()
     job = Job(tmp_path / "out", load_config(settings=['configurations=["fullres", "lowres"]']))
     with caplog.at_level("INFO", "voxelmill"):
-        plan = job.plan(fingerprint({"a": case((138, 169, 138))}))
+        job.fingerprint = fingerprint({"a": case((138, 169, 138))})
+        job.perform([Stage.PLAN], Engine(None, Reporter()))
+    plan = job.plan
     assert caplog.messages == [f"plan: lowres is left out: {plan.left_out['lowres']}"]
     assert Plan.load(tmp_path / "out") == plan
 
@@ -506,7 +510,7 @@ def test_files_and_bytes_are_those_of_a_run(tmp_path, labels):
     (tmp_path / "cases.csv").write_text("\n".join(rows))
     settings_ = ['configurations=["fullres", "2d"]', "store.shard_mib=1", "store.chunk=[16, 16, 16]"]
     job = Job(tmp_path / "out", load_config(settings=settings_))
-    report = job.run(job.discover(tmp_path / "cases.csv"), Engine(None, Reporter()))
+    report = execute(job, job.discover(tmp_path / "cases.csv"))
     assert {c.status for c in report.cases} == {"done"}
 
     plan = Plan.load(tmp_path / "out")

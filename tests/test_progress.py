@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from commands import HALF_OPEN, collect_half_open
 from rich.console import Console
+from runs import execute
 
 from voxelmill import progress
 from voxelmill.cluster import connect
@@ -92,10 +93,7 @@ def one_case(folder, columns):
 def test_the_bar_moves_within_one_case(tmp_path, client, bars, reporter, columns, stages):
     settings = {"memory_limit": "238MiB", "store": {"shard_mib": 4, "chunk": [32, 32, 32]}}
     job = Job(tmp_path / "out", make_config(settings))
-    sources = job.discover(one_case(tmp_path, columns))
-    with job.hold("run"):
-        job.check(sources)
-        report = job.run(sources, Engine(client, reporter))
+    report = execute(job, job.discover(one_case(tmp_path, columns)), Engine(client, reporter))
     assert [c.status for c in report.cases] == ["done"], report.cases[0].cause
     for stage in stages:
         stood = bars[stage]

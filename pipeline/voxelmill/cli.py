@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from voxelmill.errors import (
 )
 from voxelmill.interrupts import heed_signals, once, terminated
 from voxelmill.options import Options, Out, PlanFile, ShareOf, ShowFiles, Source, Workers, named, with_options
+from voxelmill.stages import Stage
 from voxelmill.terminal import (
     FileNames,
     console,
@@ -80,14 +81,7 @@ def run(
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options, frozen=frozen)
-    names = FileNames(show_files)
-    with names.of_refusals():
-        sources = names.found(source, job.discover(source))
-        with job.hold("run") as lease:
-            job.check(sources)
-            with _engine(job, options, lease) as engine:
-                report = job.run(sources, engine)
-            finish(report, out, names)
+    _from_source(job, job.all_stages, source, options, FileNames(show_files))
 
 
 @app.command()
@@ -99,36 +93,30 @@ def ingest(
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options, share)
-    names = FileNames(show_files)
+    _from_source(job, [Stage.INGEST], source, options, FileNames(show_files))
+
+
+def _from_source(
+    job: Job, stages: Collection[Stage], source: Path, options: Options, names: FileNames
+) -> None:
     with names.of_refusals():
         sources = names.found(source, job.discover(source))
-        cases = job.my_cases(sources)
-        with job.hold("ingest") as lease:
-            job.check(sources)
-            with _engine(job, options, lease) as engine, job.working(cases):
-                job.ingest(sources, engine)
-                if share is None and len(job.failed()) < len(cases):
-                    job.refuse_odd("ingest")
-            finish(job.report(cases), out, names)
+        report = job.execute(stages, partial(_engine, job, options), sources)
+        finish(report, job.out, names)
 
 
 @app.command()
 @with_options
 def fingerprint(out: Out, options: Options) -> None:
     """Write facts of the raw store into OUT/fingerprint.json. This is the second stage."""
-    from voxelmill.status import check_raw
     from voxelmill.summary import fingerprint_table
 
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options)
-    check_raw(job.out)
-    cases = job.all_cases()
-    with job.hold("fingerprint") as lease:
-        with _engine(job, options, lease) as engine, job.working(cases):
-            made = job.fingerprint(engine)
-        report = job.report(cases)
-    print_tables([fingerprint_table(made)])
+    report = job.execute([Stage.FINGERPRINT], partial(_engine, job, options))
+    assert job.fingerprint is not None
+    print_tables([fingerprint_table(job.fingerprint)])
     say_failed(report)
 
 
@@ -136,25 +124,15 @@ def fingerprint(out: Out, options: Options) -> None:
 @with_options
 def plan(out: Out, options: Options, frozen: PlanFile = None) -> None:
     """Write every decision into OUT/plan.json, and print it. This is the third stage; it reads no voxel."""
-    from voxelmill.status import check_raw
     from voxelmill.summary import plan_tables
 
     job = _job(out, options, frozen=frozen)
-    found = job.known_fingerprint() if job.frozen is None else None
-    if found is None:
-        check_raw(job.out)
-    made = job.try_plan(found)
+    made = job.foresee_plan()
     print_tables(plan_tables(made, job.out))
     job.doubt(made)
     job.check_plan(made)  # whose refusal a table explains
-    if options.dry_run:
-        return
-    cases = job.all_cases()
-    with job.hold("plan"):
-        with job.working(cases):
-            _ = job.refit() if found is None else job.plan(found)
-        report = job.report(cases)
-    say_failed(report)
+    if not options.dry_run:
+        say_failed(job.execute([Stage.PLAN], partial(_engine, job, options)))
 
 
 @app.command()
@@ -164,14 +142,8 @@ def preprocess(out: Out, options: Options, share: ShareOf = None, frozen: PlanFi
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options, share, frozen)
-    made = job.planned()
-    with job.hold("preprocess") as lease:
-        with _engine(job, options, lease) as engine:
-            made = made or job.refit(engine.threads)
-            cases = sorted({*job.planned_cases(made), *job.failed()})
-            with job.working(cases):
-                job.preprocess(made, engine)
-        finish(job.report(cases), out)
+    stages = [Stage.PREPROCESS] if frozen is None else [Stage.PLAN, Stage.PREPROCESS]
+    finish(job.execute(stages, partial(_engine, job, options)), job.out)
 
 
 @app.command()

@@ -1,72 +1,75 @@
-"""The main job: SOURCE through all stages into OUT, and each stage by itself.
+"""The main job: SOURCE through all stages into OUT, or through some of them.
 
-In: paths, settings, an engine. Out: the stores, fingerprint.json, plan.json, report.json. The order in
-which things are checked, run and reported is here and nowhere else.
+In: paths, settings, an engine. Out: the stores, fingerprint.json, plan.json, report.json. Every command calls
+`Job.execute`, which alone knows what is checked, done and reported, and in which order.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from voxelmill import store
 from voxelmill.account import Account
 from voxelmill.apart import check_apart, check_cases_apart, check_out
 from voxelmill.cases import list_cases, read_dataset
 from voxelmill.disk import check_room
-from voxelmill.errors import (
-    ConfigError,
-    MemoryLimitError,
-    StoreError,
-)
+from voxelmill.errors import ConfigError, MemoryLimitError, StoreError
 from voxelmill.fingerprint import Fingerprint
 from voxelmill.frozen import adopt, check_words, fit_plan
 from voxelmill.graph import Engine
-from voxelmill.ingest import dataset_record
-from voxelmill.ingest import ingest as ingest_cases
+from voxelmill.ingest import dataset_record, ingest
 from voxelmill.lease import Lease, hold
 from voxelmill.memory import BASE_BYTES, Memory
 from voxelmill.paths import local_path
 from voxelmill.plan import Plan
 from voxelmill.planner import make_plan
-from voxelmill.preprocess import check_memory
-from voxelmill.preprocess import preprocess as preprocess_cases
+from voxelmill.preprocess import check_memory, preprocess
+from voxelmill.progress import Reporter
 from voxelmill.pseudonyms import check_mapping, write_mapping
 from voxelmill.rehearsal import rehearse
-from voxelmill.report import (
-    Report,
-    failed_cases,
-)
+from voxelmill.report import Report, failed_cases
 from voxelmill.resume import check_plan, check_settings, check_sources, remember_sources, remove_raw
 from voxelmill.sources import Sources, discover
+from voxelmill.stages import Stage, in_order
 from voxelmill.statistics import find_odd_cases, make_fingerprint
 from voxelmill.status import check_raw
 from voxelmill.summary import say_memory
 from voxelmill.training import deal, training_cases
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("voxelmill")
 
 SMALLEST_LIMIT = BASE_BYTES + 2**24
 """Bytes of a worker's memory below which it is no use to begin."""
 
+RUN = "run"
+"""The command of all stages."""
+
+Start = Callable[[Lease], AbstractContextManager[Engine]]
+"""Starts the engine that stages run on, once OUT is held."""
+
 
 @dataclass
 class Job(Account):
     """One command on one OUT: what is checked, then what is done."""
 
+    sources: Sources | None = field(default=None, init=False)
+    fingerprint: Fingerprint | None = field(default=None, init=False)
+    """The one that this command made, or found in OUT to plan by."""
+
+    plan: Plan | None = field(default=None, init=False)
+    """The one that this command made, or found in OUT to preprocess by."""
+
     stale: list[str] = field(default_factory=list, init=False)
     """Raw cases that `restart` makes again."""
 
-    rehearsed: tuple[Plan, list[tuple[str, str]]] | None = field(default=None, init=False)
-    """The plan that is expected, and what it replaces."""
+    checked: tuple[Plan, list[tuple[str, str]]] | None = field(default=None, init=False)
+    """The plan that was checked last, and what it replaces."""
 
     def __post_init__(self) -> None:
         self.out = local_path(self.out, "OUT").absolute()  # workers may run in another folder
@@ -93,6 +96,76 @@ class Job(Account):
         self.frozen = adopt(plan, self.config)
         self.config = self.frozen.settings
 
+    @property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """All that lead from SOURCE to training shards; a plan that is reused needs no statistics."""
+        return tuple(stage for stage in Stage if self.frozen is None or stage != Stage.FINGERPRINT)
+
+    def execute(self, stages: Collection[Stage], start: Start, sources: Sources | None = None) -> Report:
+        """Hold OUT, do some stages in their order, and report on every case that they were to come to.
+
+        Parameters
+        ----------
+        stages : collection of Stage
+        start : callable
+            Starts the engine; it is not called where no stage needs workers.
+        sources : Sources, optional
+            What `discover` found; ingest needs it.
+
+        Raises
+        ------
+        VoxelmillError
+            If the work is refused: before a worker starts wherever that can be known, and before anything of
+            OUT is changed.
+        """
+        self.sources = sources
+        self.command = (
+            RUN if {Stage.INGEST, Stage.PREPROCESS} <= {*stages} else max(stages, key=list(Stage).index)
+        )
+        self._foresee(stages)
+        with self.hold(self.command) as lease:
+            if sources is not None:
+                self.check(sources)
+            needs_workers = {*stages} != {Stage.PLAN}
+            with start(lease) if needs_workers else nullcontext(Engine(None, Reporter())) as engine:
+                cases = self._cases(stages)
+                with self.working(cases):
+                    self.perform(stages, engine)
+            return self.report({*cases, *self.failed()})
+
+    def perform(self, stages: Collection[Stage], engine: Engine) -> None:
+        """Do some stages in their order, for as long as a case is left to go on with."""
+        steps = {
+            Stage.INGEST: self._ingest,
+            Stage.FINGERPRINT: self._fingerprint,
+            Stage.PLAN: self._plan,
+            Stage.PREPROCESS: self._preprocess,
+        }
+        in_order(stages, {stage: partial(step, engine) for stage, step in steps.items()}, self._has_cases)
+
+    def _has_cases(self) -> bool:
+        return self.sources is None or len(self.failed()) < len(self.my_cases(self.sources))
+
+    def _foresee(self, stages: Collection[Stage]) -> None:
+        """Refuse what OUT alone is reason enough to refuse."""
+        if Stage.INGEST in stages:
+            return  # SOURCE is looked at when OUT is held
+        if Stage.FINGERPRINT in stages:
+            check_raw(self.out)
+        elif Stage.PLAN in stages:
+            self.plan = self.foresee_plan()
+            self.check_plan(self.plan)
+        else:
+            self.plan = self._planned()
+
+    def _cases(self, stages: Collection[Stage]) -> list[str]:
+        """The cases that some stages come to."""
+        if self.sources is not None:
+            return self.my_cases(self.sources)
+        if Stage.PREPROCESS in stages and self.plan is not None:
+            return self.planned_cases(self.plan)
+        return self.all_cases()
+
     @contextmanager
     def hold(self, command: str) -> Iterator[Lease]:
         """Keep OUT from other runs, but for other shares of the same stage.
@@ -104,6 +177,7 @@ class Job(Account):
         """
         self.command = command
         with hold(self.out, command, self.share) as lease:
+            self.checked = None  # another run may have ended in between
             yield lease
 
     def discover(self, source: Path) -> Sources:
@@ -139,26 +213,17 @@ class Job(Account):
             if not self.restart:
                 check_settings(self.out, self.config)
             plan = rehearse(self.out, sources, self.config, self.frozen)
-            self.rehearsed = None if plan is None else (plan, self.check_plan(plan))
+            if plan is not None:
+                self.check_plan(plan)
 
-    def my_cases(self, sources: Sources) -> list[str]:
-        """The cases of a share, or all."""
-        mine = sources.cases if self.share is None else self.share.of(sources.cases)
-        return [c.case for c in mine]
-
-    def planned(self) -> Plan | None:
-        """OUT's plan under this run's words; None where it is still to be made of a frozen one.
+    def _planned(self) -> Plan:
+        """OUT's plan under this run's words.
 
         Raises
         ------
         StoreError
             If OUT holds no plan, or one that another version made.
         """
-        if self.frozen is not None:
-            check_raw(self.out)
-            plan = self.try_plan(None)
-            self.rehearsed = plan, self.check_plan(plan)
-            return None
         plan = Plan.load(self.out)
         read_dataset(self.out)
         plan = adopt(plan, self.config)
@@ -166,7 +231,24 @@ class Job(Account):
         check_room(self.out, plan)
         return plan
 
-    def known_fingerprint(self) -> Fingerprint:
+    def foresee_plan(self) -> Plan:
+        """The plan as it would be made of what OUT holds; nothing is written."""
+        if self.frozen is not None:
+            check_raw(self.out)
+            return fit_plan(self.out, self.frozen)[0]
+        if self.fingerprint is None:
+            self.fingerprint = self._known_fingerprint()
+        return make_plan(self.fingerprint, self.config)
+
+    def check_plan(self, plan: Plan) -> list[tuple[str, str]]:
+        """What `restart` removes of the training store; a plan that does not fit OUT is refused."""
+        if self.checked is None or plan != self.checked[0]:
+            stale = check_plan(self.out, plan, self.restart)
+            check_room(self.out, plan, stale)
+            self.checked = plan, stale
+        return self.checked[1]
+
+    def _known_fingerprint(self) -> Fingerprint:
         """OUT's fingerprint, for a plan.
 
         Raises
@@ -184,12 +266,10 @@ class Job(Account):
             )
         return found
 
-    def try_plan(self, fingerprint: Fingerprint | None) -> Plan:
-        """The plan as `plan` or `refit` would make it; nothing is written."""
-        if fingerprint is not None:
-            return make_plan(fingerprint, self.config)
-        assert self.frozen is not None
-        return fit_plan(self.out, self.frozen)[0]
+    def my_cases(self, sources: Sources) -> list[str]:
+        """The cases of a share, or all."""
+        mine = sources.cases if self.share is None else self.share.of(sources.cases)
+        return [c.case for c in mine]
 
     def planned_cases(self, plan: Plan) -> list[str]:
         """The cases that a share, or all, has shards of, sorted."""
@@ -199,52 +279,66 @@ class Job(Account):
             names |= {c.case for c, shards in zip(cases, deal(cases, self.share), strict=True) if shards}
         return sorted(names)
 
-    def run(self, sources: Sources, engine: Engine) -> Report:
-        """All stages."""
-        cases = [c.case for c in sources.cases]
-        with self.working(cases):
-            self.ingest(sources, engine)
-            if len(self.failed()) < len(cases):
-                plan = self._make_plan(engine)
-                say_memory(plan, engine.local_workers)
-                self.preprocess(plan, engine)
-        return self.report(cases)
+    # What each stage does
 
-    def _make_plan(self, engine: Engine) -> Plan:
-        if self.frozen is not None:
-            return self.refit(engine.threads)
-        fingerprint = self.make_fingerprint(engine)
-        if not (self.out / Plan.FILE).exists():
-            fingerprint.save(self.out)  # for `voxelmill plan`, where this plan is refused
-        plan = make_plan(fingerprint, self.config, engine.threads)
-        stale = self.check_plan(plan)  # before anything of a finished run is replaced
-        fingerprint.save(self.out)
-        return self._keep_plan(plan, stale)
-
-    def ingest(self, sources: Sources, engine: Engine) -> None:
+    def _ingest(self, engine: Engine) -> None:
         """Source files into the raw store."""
+        assert self.sources is not None
         self.remark()
         if self.config.dicom.mapping is not None:
-            write_mapping(self.config.dicom.mapping, self.out, sources.names)
+            write_mapping(self.config.dicom.mapping, self.out, self.sources.names)
         remove_raw(self.out, self.stale)
-        with self.stage("ingest", engine):
-            self.outcomes += ingest_cases(sources, self.out, self.config, engine, self.share)
-            remember_sources(self.out, sources, self.share)
+        with self.stage(Stage.INGEST, engine):
+            self.outcomes += ingest(self.sources, self.out, self.config, engine, self.share)
+            remember_sources(self.out, self.sources, self.share)
         self._check_memory()
+        if self.command == Stage.INGEST and self.share is None and self._has_cases():
+            self.refuse_odd(Stage.INGEST)  # else a later stage says so
 
-    def fingerprint(self, engine: Engine) -> Fingerprint:
+    def _fingerprint(self, engine: Engine) -> None:
         """Facts of the raw store into fingerprint.json."""
-        made = self.make_fingerprint(engine)
-        made.save(self.out)
-        return made
-
-    def make_fingerprint(self, engine: Engine) -> Fingerprint:
-        """Facts of the raw store."""
-        with self.stage("fingerprint", engine):
-            odd = self.refuse_odd("fingerprint")
+        with self.stage(Stage.FINGERPRINT, engine):
+            odd = self.refuse_odd(Stage.FINGERPRINT)
             names = [name for name in list_cases(self.out) if name not in odd]
             memory = Memory(self.config.memory_limit, engine.threads)
-            return make_fingerprint(self.out, names, engine, memory)
+            self.fingerprint = make_fingerprint(self.out, names, engine, memory)
+        if self.command != RUN or not (self.out / Plan.FILE).exists():
+            self.fingerprint.save(self.out)  # else the plan that follows may be refused, and both files stay
+
+    def _plan(self, engine: Engine) -> None:
+        """Every decision into plan.json; refused where it would mix with other settings."""
+        plan = self._refit(engine.threads) if self.frozen else self._make_plan(engine.threads)
+        for configuration, case in self.check_plan(plan):
+            store.remove_group(self.out / store.TRAINING, f"{configuration}/{case}")
+        for configuration, reason in plan.left_out.items():
+            logger.info("plan: %s is left out: %s", configuration, reason)
+        if self.fingerprint is not None:
+            self.fingerprint.save(self.out)
+        plan.save(self.out)
+        self.plan = plan
+
+    def _make_plan(self, threads: int) -> Plan:
+        assert self.fingerprint is not None
+        return make_plan(self.fingerprint, self.config, threads)
+
+    def _refit(self, threads: int) -> Plan:
+        """The frozen plan on the cases of OUT; cases that it is not for go no further."""
+        assert self.frozen is not None
+        plan, misfits = fit_plan(self.out, self.frozen, threads)
+        for case, cause in misfits.items():
+            self.refuse(Stage.PLAN, case, cause)
+        return plan
+
+    def _preprocess(self, engine: Engine) -> None:
+        """The raw store into the training store."""
+        assert self.plan is not None
+        if self.command == RUN:
+            say_memory(self.plan, engine.local_workers)
+        self.doubt(self.plan)
+        self.forget(case for of in self.plan.configurations.values() for case in of.cases)
+        with self.stage(Stage.PREPROCESS, engine):
+            self.outcomes += preprocess(self.out, self.plan, engine, self.share)
+        self._check_memory()
 
     def refuse_odd(self, stage: str) -> set[str]:
         """Cases of the raw store that go no further, since most have another number of channels."""
@@ -252,43 +346,6 @@ class Job(Account):
         for case, cause in odd.items():
             self.refuse(stage, case, cause)
         return set(odd)
-
-    def plan(self, fingerprint: Fingerprint, threads: int = 1) -> Plan:
-        """Decide everything and write plan.json; refused where it would mix with other settings."""
-        plan = make_plan(fingerprint, self.config, threads)
-        return self._keep_plan(plan, self.check_plan(plan))
-
-    def refit(self, threads: int = 1) -> Plan:
-        """The frozen plan on the cases of OUT, into plan.json; cases that it is not for go no further."""
-        assert self.frozen is not None
-        plan, misfits = fit_plan(self.out, self.frozen, threads)
-        for case, cause in misfits.items():
-            self.refuse("plan", case, cause)
-        return self._keep_plan(plan, self.check_plan(plan))
-
-    def check_plan(self, plan: Plan) -> list[tuple[str, str]]:
-        """What `restart` removes of the training store; a plan that does not fit OUT is refused."""
-        if self.rehearsed is not None and plan == self.rehearsed[0]:
-            return self.rehearsed[1]
-        stale = check_plan(self.out, plan, self.restart)
-        check_room(self.out, plan, stale)
-        return stale
-
-    def _keep_plan(self, plan: Plan, stale: Iterable[tuple[str, str]]) -> Plan:
-        for configuration, case in stale:
-            store.remove_group(self.out / store.TRAINING, f"{configuration}/{case}")
-        for configuration, reason in plan.left_out.items():
-            logger.info("plan: %s is left out: %s", configuration, reason)
-        plan.save(self.out)
-        return plan
-
-    def preprocess(self, plan: Plan, engine: Engine) -> None:
-        """The raw store into the training store."""
-        self.doubt(plan)
-        self.forget(case for of in plan.configurations.values() for case in of.cases)
-        with self.stage("preprocess", engine):
-            self.outcomes += preprocess_cases(self.out, plan, engine, self.share)
-        self._check_memory()
 
     def _check_memory(self) -> None:
         """Refuse to go on where a case does not fit into memory, which is no fault of the case."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from voxelmill import store
@@ -29,6 +29,7 @@ from voxelmill.preprocess import preprocess
 from voxelmill.pseudonyms import hint
 from voxelmill.records import DatasetRecord
 from voxelmill.sources import Sources, discover
+from voxelmill.stages import Stage, in_order
 from voxelmill.verify import MASK, OTHER_PLAN, RECORD, Damage, Finding, verify
 
 ADVICE = (
@@ -54,26 +55,58 @@ def needs_source(damages: Collection[Damage]) -> bool:
 
 
 def repair(job: Job, found: Finding, source: Path | None, engine: Engine) -> None:
-    """Make again what is damaged or missing.
+    """Make again what is damaged or missing, stage by stage.
 
     Raises
     ------
     SettingsChangedError
         Before any work, if SOURCE is not what was ingested.
     """
-    broken = {d.case for d in found.damages if _is_raw(d)}
-    masks = {d.case for d in found.damages if d.array == MASK} | _with_mask(job.out, broken)
-    if source is not None and needs_source(found.damages):
-        broken = _ingest_again(job, source, broken, engine)
-    _make_masks(job, masks - broken, engine)
-    damaged = {d.array for d in found.damages}
-    if Fingerprint.FILE in damaged and not broken:
-        job.fingerprint(engine)
-    if Plan.FILE in damaged or any(d.what == OTHER_PLAN for d in found.damages):
-        _plan_again(job, engine)
-    plan = known_plan(job)
-    if plan is not None:
-        _preprocess_again(plan, [d for d in found.damages if d.case not in broken], job.out, engine)
+    again = _Repair(job, found, source, engine)
+    steps = {
+        Stage.INGEST: again.raw_store,
+        Stage.FINGERPRINT: again.fingerprint,
+        Stage.PLAN: again.plan,
+        Stage.PREPROCESS: again.training_store,
+    }
+    in_order(steps, steps, lambda: True)
+
+
+@dataclass
+class _Repair:
+    """What each stage makes again."""
+
+    job: Job
+    found: Finding
+    source: Path | None
+    engine: Engine
+    broken: set[str] = field(init=False)
+    """Cases whose raw data are damaged, and still are so."""
+
+    def __post_init__(self) -> None:
+        self.broken = {d.case for d in self.found.damages if _is_raw(d)}
+
+    def raw_store(self) -> None:
+        masks = {d.case for d in self.found.damages if d.array == MASK} | _with_mask(
+            self.job.out, self.broken
+        )
+        if self.source is not None and needs_source(self.found.damages):
+            self.broken = _ingest_again(self.job, self.source, self.broken, self.engine)
+        _make_masks(self.job, masks - self.broken, self.engine)
+
+    def fingerprint(self) -> None:
+        if not self.broken and any(d.array == Fingerprint.FILE for d in self.found.damages):
+            self.job.perform([Stage.FINGERPRINT], self.engine)
+
+    def plan(self) -> None:
+        if any(d.array == Plan.FILE or d.what == OTHER_PLAN for d in self.found.damages):
+            _plan_again(self.job, self.engine)
+
+    def training_store(self) -> None:
+        plan = known_plan(self.job)
+        if plan is not None:
+            damages = [d for d in self.found.damages if d.case not in self.broken]
+            _preprocess_again(plan, damages, self.job.out, self.engine)
 
 
 def known_plan(job: Job) -> Plan | None:

@@ -5,7 +5,8 @@ In: paths, settings, and where to run. Out: a `Report`. The order of things is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -80,12 +81,13 @@ def run(
     settings = where.fit(_settings(config, memory_limit))
     frozen = None if plan is None else load_frozen(local_path(plan, "--plan"))
     job = Job(Path(out), settings, frozen=frozen)
-    sources = job.discover(Path(source))
-    with job.hold("run") as lease:
-        job.check(sources)
+
+    @contextmanager
+    def start(lease: Lease) -> Iterator[Engine]:
         with where.connect(job.out, settings) as (on, threads), log_to(job.out / "logs"):
-            engine = make_engine(on, settings, lease, Reporter(), cast("Device", device), threads)
-            return job.run(sources, engine)
+            yield make_engine(on, settings, lease, Reporter(), cast("Device", device), threads)
+
+    return job.execute(job.all_stages, start, job.discover(Path(source)))
 
 
 def _settings(config: Config | Mapping[str, Any] | None, memory_limit: int | str | None) -> Config:
