@@ -1,6 +1,8 @@
 """Groups, attributes and metadata of the stores, layouts that are refused, and what a kill leaves."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -281,3 +283,13 @@ def test_half_removed_groups_are_no_cases(tmp_path):
     (tmp_path / "not a group").mkdir()
     (tmp_path / "file").write_text("")
     assert store.list_groups(tmp_path) == []
+
+
+def test_a_busy_machine_ends_a_process_without_a_word():
+    """Zarr's thread answers late; zarr by itself waits for 0.2 s."""
+    program = (
+        "import time; from voxelmill import store; from zarr.core import sync;"
+        "sync.sync(sync.asyncio.sleep(0)); sync._get_loop().call_soon_threadsafe(time.sleep, 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

@@ -11,6 +11,7 @@ its group carries facts.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core import sync
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
@@ -37,6 +39,15 @@ ATTRIBUTES = "voxelmill"
 
 SEAL = "voxelmill_crc32c"
 """Key, beside it, of a checksum of the metadata: a digit that was flipped on disk would be silent."""
+
+
+@atexit.register
+def _stop_zarr() -> None:
+    """Wait for zarr's thread: zarr waits for 0.2 s, then ends a busy machine's command with a traceback."""
+    thread, loop = sync.iothread[0], sync.loop[0]
+    if thread is not None and loop is not None:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=60)
 
 
 def _sealed(metadata: dict[str, Any]) -> bytes:
