@@ -1,11 +1,17 @@
-"""The real console script, as a person or a script calls it; or the same words in this process."""
+"""The command as a person or a script calls it, in its own process; or the same words in this process."""
 
+import atexit
 import gc
+import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import warnings
+from functools import cache
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -38,19 +44,65 @@ def wait_until(condition, seconds=60, say=lambda: "", pause=0.05):
     return found
 
 
-def call(*words, cwd=None, timeout=120, **variables):
-    """Run the script; never a traceback, whatever happens. Variables are added to its environment."""
-    done = subprocess.run(
-        [SCRIPT, *map(str, words)],
+def call(*words, cwd=None, timeout=120, fork=True, **variables):
+    """Run the command in a process of its own; never a traceback, whatever happens.
+
+    It is forked where all is imported already. With `fork=False`, or variables for its environment, it is the
+    console script itself, which first imports for two seconds.
+    """
+    run = forked if fork and not variables else script
+    done = run(list(map(str, words)), cwd, timeout, **variables)
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    return done
+
+
+def script(words, cwd, timeout, **variables):
+    return subprocess.run(
+        [SCRIPT, *words],
         capture_output=True,
         text=True,
         cwd=cwd,
         timeout=timeout,
         env=ENVIRONMENT | variables,
     )
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    assert "Warning" not in done.stderr, done.stderr
-    return done
+
+
+def forked(words, cwd, timeout):
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder, name) for name in ("stdout", "stderr")]
+        command = {"folder": Path(cwd or ".").absolute(), "words": words, "outputs": outputs}
+        print(json.dumps(command, default=str), file=warm().stdin, flush=True)
+        pid = answer()
+        killer = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        status = answer()
+        if not killer.is_alive():
+            raise subprocess.TimeoutExpired(words, timeout)
+        killer.cancel()
+        return subprocess.CompletedProcess(words, status, *(path.read_text() for path in outputs))
+
+
+@cache
+def warm():
+    """The process that forks, see `warm.py`; it ends with this one."""
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("warm.py"), SCRIPT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    atexit.register(process.communicate)
+    return process
+
+
+def answer():
+    """A number that it says."""
+    line = warm().stdout.readline()
+    assert line, warm().stderr.read()
+    return int(line)
 
 
 def alone(*words, **options):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,11 +118,25 @@ class TestWrongUse:
             )
 
 
+@pytest.mark.parametrize(
+    "words", ["", "config", "run raw out --set ordr=1", "runn", "run raw out --workers 1"]
+)
+def test_a_fork_is_like_the_script(tmp_path, source, words):
+    """Most tests of the command fork; see `commands.call`."""
+    found = []
+    for fork in (True, False):
+        done = call(*words.split(), cwd=tmp_path, fork=fork)
+        said = re.sub(r"\d+(\.\d+)?", "0", done.stdout + done.stderr)  # times, ports, bytes
+        found.append((done.returncode, re.sub(" +|─+", " ", said)))
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert found[0] == found[1]
+
+
 class TestHelp:
     COMMANDS = ("run", "ingest", "fingerprint", "plan", "preprocess", "config", "demo")
 
     def test_lists_commands(self):
-        done = call("--help")
+        done = call("--help", fork=False)
         assert done.returncode == 0
         assert all(re.search(rf"^  {command} ", done.stdout, re.M) for command in self.COMMANDS)
 
@@ -151,7 +166,7 @@ class TestHelp:
 
 class TestRun:
     def test_on_a_cluster(self, tmp_path, source):
-        done = call("run", source, tmp_path / "out", "--workers", "2")
+        done = call("run", source, tmp_path / "out", "--workers", "2", fork=False)
         assert done.returncode == 0, done.stderr
         for name in ("training.zarr", "fingerprint.json", "plan.json", "report.json"):
             assert f"{tmp_path / 'out' / name}\n" in done.stdout
