@@ -5,6 +5,7 @@ Out: the fork's pid, and its exit status once it ended. A fork goes on from here
 process of its own with its own `sys.argv`, folder and outputs, and ends as any Python does.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -52,5 +53,6 @@ if __name__ == "__main__":
 
     for name in LAZY:
         importlib.import_module(f"voxelmill.{name}")
+    gc.freeze()  # or each fork, when it collects garbage, copies all that was imported
     if become_next():
         sys.exit(main())
