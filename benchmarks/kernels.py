@@ -16,10 +16,10 @@ import numpy as np
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
-from voxelmill.geometry import Box
-from voxelmill.kernels.crop import fill_holes
-from voxelmill.kernels.labels import resample_labels
-from voxelmill.kernels.resample import resample
+from voxelmill.basics.geometry import Box
+from voxelmill.kernels.nonzero_mask import fill_holes
+from voxelmill.kernels.resampling.images import resample
+from voxelmill.kernels.resampling.labels import resample_labels
 
 Row = dict[str, Any]
 Call = Callable[[], Any]

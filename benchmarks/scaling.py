@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks import scaling_model as model
 from benchmarks.scaling_alone import calm, client_alone, in_processes, store_here
 from benchmarks.scaling_tasks import Workers, some_case, start, submission
-from voxelmill.graph import window
-from voxelmill.phantoms import write_dataset
+from voxelmill.cli.demo_dataset import write_dataset
+from voxelmill.runtime import task_window
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "scaling.jsonl"
@@ -168,8 +168,8 @@ def costs_of(known: dict[str, Row]) -> model.Costs:
         worker=large["workers_cpu_ms"] / 1e3,
         serial=known["client, case by case"]["ms_a_case"] / 1e3,
         startup=known["job, 1 and 2 workers"]["startup_1_s"],
-        window=window.WINDOW_PER_THREAD,
-        fewest=window.FEWEST_THREADS,
+        window=task_window.WINDOW_PER_THREAD,
+        fewest=task_window.FEWEST_THREADS,
     )
 
 

@@ -23,16 +23,19 @@ from unittest.mock import Mock, patch
 import psutil
 
 from benchmarks.sources import forget
-from voxelmill.cluster import connect
-from voxelmill.config import make_config
-from voxelmill.graph import Engine, Task, engine, execute
-from voxelmill.memory import Memory
-from voxelmill.phantoms import write_dataset
-from voxelmill.pipeline import Job
-from voxelmill.plan import Plan
-from voxelmill.progress import Reporter
-from voxelmill.stages import Stage
-from voxelmill.training import training_cases
+from voxelmill.basics.stage_order import Stage
+from voxelmill.cli.demo_dataset import write_dataset
+from voxelmill.config.settings import make_config
+from voxelmill.runs.job import Job
+from voxelmill.runtime import stage_engine
+from voxelmill.runtime.cluster.connection import connect
+from voxelmill.runtime.memory_budget import Memory
+from voxelmill.runtime.progress_display import Reporter
+from voxelmill.runtime.stage_engine import Engine
+from voxelmill.runtime.task_window import execute
+from voxelmill.runtime.tasks import Task
+from voxelmill.stages.planning.plan_json import Plan
+from voxelmill.stages.preprocessing.training_store import training_cases
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent
@@ -108,7 +111,7 @@ def metered(source: Path, out: Path, settings: dict[str, Any], client: Any = Non
         for name, of in stages.items():
             meter, files = Meter(), Mock(side_effect=os.fsync)
             start = time.perf_counter()
-            with patch.object(engine, "execute", meter), patch.object(os, "fsync", files):
+            with patch.object(stage_engine, "execute", meter), patch.object(os, "fsync", files):
                 work.perform(of, on)
             inside += meter.cpu
             row[f"{name}_s"] = time.perf_counter() - start

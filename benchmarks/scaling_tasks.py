@@ -23,12 +23,14 @@ import psutil
 
 import voxelmill
 from benchmarks.volumes import call, memory_of
-from voxelmill.cluster import connect
-from voxelmill.graph import Task, execute, task, window
-from voxelmill.memory import Memory
-from voxelmill.phantoms import write_dataset
-from voxelmill.plan import Plan
-from voxelmill.training import TrainingCase, training_cases
+from voxelmill.cli.demo_dataset import write_dataset
+from voxelmill.runtime import task_window
+from voxelmill.runtime.cluster.connection import connect
+from voxelmill.runtime.memory_budget import Memory
+from voxelmill.runtime.task_window import execute
+from voxelmill.runtime.tasks import Task, task
+from voxelmill.stages.planning.plan_json import Plan
+from voxelmill.stages.preprocessing.training_store import TrainingCase, training_cases
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent
@@ -109,8 +111,8 @@ def submission(case: TrainingCase, shape: str, number: int, workers: Workers) ->
 
 def batch_of(workers: Workers) -> float:
     """Tasks that the client submits at a time: a quarter of its window."""
-    threads = max(window.FEWEST_THREADS, workers.count * workers.threads)
-    return window.WINDOW_PER_THREAD * threads / 4
+    threads = max(task_window.FEWEST_THREADS, workers.count * workers.threads)
+    return task_window.WINDOW_PER_THREAD * threads / 4
 
 
 def run_through(things: Iterable[Any]) -> None:

@@ -27,7 +27,7 @@ import zarr
 from scipy import ndimage
 
 from benchmarks.sources import VALUES, Bounds, Truth, Volume, box_of, write_source
-from voxelmill.cli import app
+from voxelmill.cli.commands import app
 
 Row = dict[str, Any]
 MIB, GIB = 2**20, 2**30

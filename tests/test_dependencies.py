@@ -70,7 +70,7 @@ def imports(folder):
                 ("import_module", "importorskip")
             ):
                 names |= {ast.literal_eval(word) for word in node.args if isinstance(word, ast.Constant)}
-    own = {path.stem for path in (ROOT / "tests").glob("*.py")} | {
+    own = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {
         "voxelmill",
         "benchmarks",
         "tests",

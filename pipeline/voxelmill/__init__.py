@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from voxelmill.kernels.crop import fill_holes, nonzero_box
-    from voxelmill.kernels.labels import resample_labels
-    from voxelmill.kernels.resample import resample
-    from voxelmill.running import run
-    from voxelmill.spacing import new_shape, target_spacing
+    from voxelmill.kernels.nonzero_mask import fill_holes, nonzero_box
+    from voxelmill.kernels.resampling.images import resample
+    from voxelmill.kernels.resampling.labels import resample_labels
+    from voxelmill.runs.run_function import run
+    from voxelmill.stages.planning.spacing_rules import new_shape, target_spacing
 
 _HOME = {
-    "fill_holes": "kernels.crop",
-    "new_shape": "spacing",
-    "nonzero_box": "kernels.crop",
-    "resample": "kernels.resample",
-    "resample_labels": "kernels.labels",
-    "run": "running",
-    "target_spacing": "spacing",
+    "fill_holes": "kernels.nonzero_mask",
+    "new_shape": "stages.planning.spacing_rules",
+    "nonzero_box": "kernels.nonzero_mask",
+    "resample": "kernels.resampling.images",
+    "resample_labels": "kernels.resampling.labels",
+    "run": "runs.run_function",
+    "target_spacing": "stages.planning.spacing_rules",
 }
 
 __all__ = [

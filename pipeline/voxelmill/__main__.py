@@ -1,5 +1,5 @@
 """``python -m voxelmill`` is the command line."""
 
-from voxelmill.cli import main
+from voxelmill.cli.commands import main
 
 main()

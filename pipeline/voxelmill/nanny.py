@@ -1,7 +1,7 @@
 """What the process that watches over a worker process does when it starts; Dask calls `dask_setup` by name.
 
 When its worker process dies, it tells the scheduler how: the exit status, and whether the kernel has killed
-processes for lack of memory meanwhile. `graph.deaths` makes words of it.
+processes for lack of memory meanwhile. `runtime.worker_deaths` makes words of it.
 """
 
 from __future__ import annotations

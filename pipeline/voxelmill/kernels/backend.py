@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from voxelmill.traces import is_own_fault
+from voxelmill.basics.safe_tracebacks import is_own_fault
 
 logger = logging.getLogger("voxelmill")
 

@@ -1,0 +1,355 @@
+"""Settings: what a user may choose, where each value came from, and what a wrong one is told.
+
+In: a preset, a TOML file and ``key=value`` words, later ones winning. Out: one validated `Config`. All
+settings here change voxels or their layout on disk, but for the memory that a worker may take and what jobs
+of a batch system are asked for; how many workers there are does not belong here.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import time
+from numbers import Real
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    ByteSize,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from voxelmill.basics.errors import ConfigError
+from voxelmill.basics.record_base import Settings
+from voxelmill.config.dicom_settings import DicomConfig
+from voxelmill.config.validation_messages import first_problem, leaves
+
+Configuration = Literal["fullres", "lowres", "2d"]
+
+SIZE = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGTP]i?B?|B)?\s*", re.IGNORECASE)
+
+SMALLEST_SIZE = 2**20
+"""Bytes: less memory is meant by nobody, whose unit is lacking."""
+
+Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "nnunet": {"labels": "linear", "outside_label": -1, "dicom": {"padding": "keep"}},
+}
+
+
+def check_size(value: object) -> object:
+    """Refuse what is no number of bytes, and what is one only because its unit is lacking."""
+    if value is None:
+        return None
+    found = SIZE.fullmatch(value) if isinstance(value, str) else None
+    if isinstance(value, Real) and float(value).is_integer() and float(value) >= 0:
+        size = int(float(value))
+    elif found is None:
+        raise ValueError
+    elif unit := found["unit"]:
+        return found["number"] + unit + ("" if unit[-1] in "bB" else "B")
+    else:
+        size = int(float(found["number"]))
+    if size < SMALLEST_SIZE:
+        raise ValueError(f", which is {size} byte{'s' * (size != 1)}")
+    return size
+
+
+class RepairConfig(Settings):
+    """Problems of a source's geometry that are repaired instead of refused; what was done stands in the
+    case's attributes and in the report.
+
+    A setting matters to the cases that have the problem and to no other.
+    """
+
+    irregular: Literal["refuse", "fill", "resample"] = "refuse"
+    """Slices of a DICOM series that are not evenly spaced: "fill" puts in slices that are missing, where the
+    others leave a gap of a whole number of steps; "resample" makes even steps of any. Of a TIFF stack either
+    puts in the slices that the numbers in its names leave out. Linear between the two nearest slices; the
+    nearest one for labels. Refused where there would be ten times as many slices."""
+
+    duplicates: Literal["refuse", "first"] = "refuse"
+    """Several slices of a DICOM series at one position: "first" keeps the one of lowest InstanceNumber."""
+
+    shear: Literal["refuse", "undo"] = "refuse"
+    """Axes that are not at right angles, such as a tilted gantry makes: "undo" moves each slice."""
+
+    grids: Literal["refuse", "resample"] = "refuse"
+    """A channel or a label on another grid than the first channel: "resample" brings it there by its physical
+    coordinates, linear, or the nearest voxel for labels."""
+
+    affine: Literal["refuse", "sform", "qform"] = "refuse"
+    """sform and qform of a NIfTI file, or sform and pixdim, that make grids of different shapes: which holds.
+    Where sform and qform differ in place alone, sform holds, and that is noted, unless this is "qform"."""
+
+    pixdim: Literal["refuse", "absolute"] = "refuse"
+    """A negative spacing in a NIfTI header: "absolute" leaves its sign out."""
+
+
+class IngestConfig(Settings):
+    """How sources get into the raw store."""
+
+    copy_: bool = Field(default=True, alias="copy")
+    """False: images that can be read box by box (OME-Zarr; uncompressed NIfTI, MetaImage, NRRD, TIFF; .npy)
+    stay where they are and are read there. Their paths are then kept in OUT/logs."""
+
+    outside: bool = False
+    """True: paths in a manifest or a dataset.json may lead out of its folder. Those of a dataset.json that
+    begin with an environment variable may always."""
+
+
+class ClusterConfig(Settings):
+    """What jobs of a batch system are asked for, in dask-jobqueue's words.
+
+    What is not set here comes from dask-jobqueue's own configuration files (jobqueue.yaml of the site).
+    """
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    queue: str | None = Field(default=None, examples=["long"])
+    """Partition or queue."""
+
+    account: str | None = Field(default=None, examples=["imaging"])
+    """Who pays."""
+
+    walltime: str | None = Field(default=None, examples=["12:00:00"])
+    """Longest time of a job, as the batch system writes it."""
+
+    cores: PositiveInt | None = Field(default=None, examples=[8])
+    """Cores of a job."""
+
+    processes: PositiveInt | None = Field(default=None, examples=[4])
+    """Worker processes of a job; by default one a core."""
+
+    memory: ByteSize | None = Field(default=None, examples=["32GiB"])
+    """Memory of a job; by default what its workers take. It limits them, too."""
+
+    job_extra_directives: tuple[str, ...] | None = Field(default=None, examples=[["--constraint=avx512"]])
+    """More directives for the head of the job script."""
+
+    job_script_prologue: tuple[str, ...] | None = Field(default=None, examples=[["module load python"]])
+    """Commands before a worker starts."""
+
+    interface: str | None = Field(default=None, examples=["ib0"])
+    """Network interface of the nodes that workers are reached by."""
+
+    minimum: int | None = Field(default=None, ge=0, examples=[2])
+    """Workers that are kept when there is little to do; by default all of --workers."""
+
+    lifetime: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, examples=[3600.0], json_schema_extra={"unit": "seconds"}
+    )
+    """Time after which a worker ends by itself; by default nine tenths of the walltime. 0: never."""
+
+    _size = field_validator("memory", mode="before")(check_size)
+
+    @field_validator("walltime", mode="before")
+    @classmethod
+    def _time(cls, value: object) -> object:
+        """TOML takes 12:00:00 without quotes for a time of day."""
+        return value.isoformat() if isinstance(value, time) else value
+
+
+class StoreConfig(Settings):
+    """Layout of the training store."""
+
+    chunk: tuple[PositiveInt, PositiveInt, PositiveInt] | None = Field(
+        default=None, examples=[[64, 64, 64]], json_schema_extra={"unit": "voxels; z, y, x"}
+    )
+    """Inner chunk; by default about half a training patch a side."""
+
+    shard_mib: int = Field(default=128, ge=1, le=4096, json_schema_extra={"unit": "MiB"})
+    """Largest uncompressed shard of an image; a smaller case is one shard."""
+
+    compressor: Literal["lz4", "zstd"] = "lz4"
+    """Blosc codec: lz4 is fastest, zstd smallest."""
+
+    level: int = Field(default=5, ge=0, le=9)
+    """Compression level."""
+
+
+class Config(Settings):
+    """All settings of a run.
+
+    Attributes are documented below each field; `--set key=value` takes the same names.
+    """
+
+    target_spacing: tuple[Millimetres, Millimetres, Millimetres] | None = Field(
+        default=None, examples=[[1.0, 0.8, 0.8]], json_schema_extra={"unit": "millimetres; z, y, x"}
+    )
+    """Spacing to resample to; by default nnU-Net's rule on the dataset."""
+
+    configurations: tuple[Configuration, ...] = Field(default=("fullres",), examples=[["fullres", "2d"]])
+    """Which training sets to write: "fullres" (nnU-Net's 3d_fullres), "lowres" (its 3d_lowres; left out where
+    it makes none), "2d" (in-plane spacing only)."""
+
+    channels: tuple[str, ...] | None = Field(default=None, examples=[["CT"]])
+    """Names of the channels, which choose the normalisation; by default what SOURCE says."""
+
+    order: int = Field(default=3, ge=0, le=3)
+    """Spline order for images."""
+
+    order_separate: int = Field(default=0, ge=0, le=3)
+    """Spline order across planes, where an axis is resampled separately."""
+
+    separate_axis: Literal["auto", "never"] = "auto"
+    """Resample an anisotropic axis separately: by nnU-Net's rule, or never."""
+
+    anti_alias: bool = False
+    """Smooth before shrinking; nnU-Net does not."""
+
+    labels: Literal["nearest", "linear"] = "nearest"
+    """How labels are resampled: nearest voxel, or argmax of interpolated one-hots as nnU-Net does."""
+
+    outside_label: Literal[0, -1] = 0
+    """Label of background voxels outside the non-zero mask; -1 as nnU-Net writes it."""
+
+    nonfinite: Literal["fail", "zero"] = "fail"
+    """What NaN and infinite voxels do: fail the case, or count as zero."""
+
+    memory_limit: ByteSize | None = Field(default=None, examples=["4GiB"])
+    """Most memory of a worker process; also the option --memory-limit. It changes no voxel,
+    only how much of a volume is in memory at a time."""
+
+    no_worker_timeout: float | None = Field(
+        default=None, ge=0, exclude=True, examples=[600.0], json_schema_extra={"unit": "seconds"}
+    )
+    """Time without any worker after which a run ends, resumable, with status 1; by default 300, in which
+    time that jobs wait in the queue of a batch system does not count."""
+
+    check_disk: bool = Field(default=True, exclude=True)
+    """Refuse to begin a training set that takes more room before compression than OUT's disk has. False: go
+    on; a disk that fills up ends the run, and the same command goes on when there is room."""
+
+    cluster: ClusterConfig = Field(default=ClusterConfig(), exclude=True)
+    """Where a run takes place leaves no trace in OUT."""
+
+    dicom: DicomConfig = DicomConfig()
+    ingest: IngestConfig = IngestConfig()
+    repair: RepairConfig = RepairConfig()
+    store: StoreConfig = StoreConfig()
+
+    _size = field_validator("memory_limit", mode="before")(check_size)
+
+    @field_validator("configurations")
+    @classmethod
+    def _some_once(cls, value: tuple[Configuration, ...]) -> tuple[Configuration, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError
+        return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Whoever makes a configuration, and of whatever, is told in a user's words what is wrong with it."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, values)) from None
+
+
+def load_config(
+    preset: str = "default",
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+    memory_limit: str | None = None,
+) -> Config:
+    """The configuration from a preset, a TOML file and ``key=value`` words; later ones win.
+
+    Parameters
+    ----------
+    preset : str
+        "default" or "nnunet".
+    file : Path, optional
+        A TOML file with the names of `Config`'s fields.
+    settings : sequence of str
+        Words like ``order=1`` or ``dicom.series="2"``; the value is TOML.
+    memory_limit : str, optional
+        Of the option; goes before all others.
+
+    Raises
+    ------
+    ConfigError
+        One line that names the setting, the value found and what is expected.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
+    values = copy.deepcopy(PRESETS[preset])
+    if file is not None:
+        _merge(values, _read_toml(file))
+    for word in settings:
+        _merge(values, _parse_setting(word))
+    if memory_limit is not None:
+        values["memory_limit"] = memory_limit
+    return make_config(values)
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """Validate a dictionary of settings, or raise `ConfigError` with one line."""
+    return Config.model_validate(values)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {file}: cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file}: is not TOML ({error}).") from None
+
+
+def _parse_setting(word: str) -> dict[str, Any]:
+    """``dicom.series="2"`` -> ``{"dicom": {"series": "2"}}``; a bare word counts as a string."""
+    key, equals, value = word.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {word!r}: found no key=value; write for example --set order=1.")
+    for text in (value, f'"{value}"'):
+        with suppress(tomllib.TOMLDecodeError):
+            return tomllib.loads(f"{key} = {text}")
+    try:
+        tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        raise ConfigError(f"--set {word!r}: {key!r} is no name; write for example --set order=1.") from None
+    raise ConfigError(f"--set {word!r}: the value is not TOML; strings take quotes, lists take brackets.")
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _explain(error: ValidationError, values: Any) -> str:
+    """The first problem of a validation as one line, with the nearest setting to one that is unknown."""
+    problem = first_problem(error, Config, values)
+    if not problem.name:
+        return (
+            f'config is {values!r}; expected: a Config, or settings by their names, such as {{"order": 1}}.'
+        )
+    closest = nearest(problem.name, (name for name, _ in leaves(Config)))
+    end = f"; did you mean {closest!r}?" if problem.is_unknown else "."
+    return f"setting {problem.name!r} {problem.text}{end}"
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The choice that looks most like `word`; one whose last dotted part is just that, if there is any."""
+
+    def likeness(choice: str) -> float:
+        is_last = choice.rpartition(".")[2] == word
+        return is_last + difflib.SequenceMatcher(None, word.lower(), choice.lower()).ratio()
+
+    return max(choices, key=likeness)

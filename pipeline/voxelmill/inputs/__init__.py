@@ -1,0 +1,1 @@
+"""What comes in: files of every known format, and the cases that a SOURCE holds."""

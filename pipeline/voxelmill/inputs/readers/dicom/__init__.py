@@ -1,0 +1,1 @@
+"""DICOM: series of files, and files of many frames."""

@@ -1,0 +1,1 @@
+"""MetaImage and NRRD, whose grids ITK understands, and the segmentations of 3D Slicer."""

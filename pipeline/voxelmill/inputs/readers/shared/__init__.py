@@ -1,0 +1,1 @@
+"""What several formats share: packed voxels, compression, axes with units, uneven slices."""

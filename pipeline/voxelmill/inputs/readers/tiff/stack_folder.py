@@ -1,0 +1,80 @@
+"""Which folders are one image: an OME-Zarr image, or a stack of TIFF pages.
+
+In: paths. Out: answers, OME metadata, and files in the order of their names. Reads names and small JSON
+files; of TIFF pages the first and the last are looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from voxelmill.inputs.readers.tiff.stack_file_names import mean_slices
+
+TIFF_ENDINGS = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".btf")
+_OME_KEYS = {"multiscales", "plate", "well", "labels", "bioformats2raw.layout"}
+
+
+def ome_metadata(folder: Path) -> dict[str, Any]:
+    """What OME-Zarr 0.4 (Zarr v2) or 0.5 (Zarr v3) says of a group; empty where it says nothing."""
+    attributes = _json(folder / "zarr.json").get("attributes")
+    ome = attributes.get("ome") if isinstance(attributes, dict) else _json(folder / ".zattrs")
+    return ome if isinstance(ome, dict) and _OME_KEYS & ome.keys() else {}
+
+
+def holds_ome(path: Path) -> bool:
+    """Whether a path is a folder with OME metadata."""
+    return path.is_dir() and bool(ome_metadata(path))
+
+
+def tiff_files(path: Path) -> list[Path]:
+    """The TIFF files of a folder in the order of their names, numbers by value; not of its sub-folders."""
+    if not path.is_dir():
+        return []
+    found = (p for p in path.iterdir() if _is_tiff(p) and p.is_file() and not p.name.startswith("."))
+    return sorted(found, key=lambda p: (_natural(p.name), p.name))
+
+
+def are_tiff_pages(paths: Iterable[Path]) -> bool:
+    """Whether files are the pages of one TIFF stack, rather than an image each.
+
+    They are where all are TIFF, their names count slices, channels or time points
+    (`stack_file_names.mean_slices`), and the first and the last hold one page.
+    ``0001.tif``, ``img_0001.tif`` and ``z1.tif`` of one page each are a
+    stack, be it one that is refused for what it lacks; ``a1.tif``, ``patient1.tif`` and ``case_01.tif`` are
+    an image each, and so are files of several pages whatever they are called.
+    """
+    files = list(paths)
+    if not all(_is_tiff(p) for p in files):
+        return False
+    found = mean_slices([tiff_stem(p) for p in files])
+    if found is None:
+        return False
+    from voxelmill.inputs.readers.tiff.tiff_pages import is_one_page
+
+    return all(is_one_page(files[i]) for i in found)
+
+
+def tiff_stem(path: Path) -> str:
+    """The name of a TIFF file without its ending."""
+    ending = next((e for e in TIFF_ENDINGS if path.name.lower().endswith(e)), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.name.lower().endswith(TIFF_ENDINGS)
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]

@@ -1,0 +1,1 @@
+"""Exact facts of a channel, slab by slab: values, histograms, where the foreground lies."""

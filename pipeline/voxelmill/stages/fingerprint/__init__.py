@@ -1,0 +1,1 @@
+"""The second stage: facts of all cases to fingerprint.json."""

@@ -1,0 +1,306 @@
+"""The opened files of a case: what they are stored as, which values are refused, what a slab of them costs.
+
+In: volumes. Out: types, finite values, whole labels, bytes. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from voxelmill.basics.errors import FormatError, ValueRuleError
+from voxelmill.basics.geometry import Shape
+from voxelmill.basics.volume import Array, Repair, Volume
+from voxelmill.kernels.statistics.foreground_locations import MOST_CLASSES
+from voxelmill.kernels.statistics.histogram import class_counts
+from voxelmill.kernels.statistics.voxel_values import rescale
+from voxelmill.runtime.memory_budget import SlabCost, image_cost, label_cost
+from voxelmill.stages.ingest.regridded_volume import Regridded
+
+ROUNDED = 1e-3
+"""How far a label may lie from a whole number: tools that resample masks save 0.99999."""
+
+STRANGE = 1000
+"""Different values that no source states, at most, whose voxels are counted."""
+
+
+THE_LABEL = "the label"
+"""What messages call it."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A case's images, one or more channels each, and its label."""
+
+    volumes: Sequence[Volume]
+    label: Volume | None
+    is_in_place: bool = False
+    """Whether the images stay where they are."""
+
+    repairs: tuple[Repair, ...] = ()
+    """What was not as it should be, and was accepted by a setting."""
+
+    otherwise: tuple[str, ...] = ()
+    """Settings that would place one of the files elsewhere, and were not chosen."""
+
+    names: tuple[str, ...] | None = None
+    """Of the channels, where the source states them."""
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along z, y, x."""
+        return self.volumes[0].geometry.shape
+
+    @property
+    def channels(self) -> int:
+        """Channels of all images."""
+        return sum(v.channels for v in self.volumes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type that holds the stored values of all channels."""
+        return np.result_type(*(stored_dtype(v) for v in self.volumes))
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one image and nothing else, so that messages need not say which they speak of."""
+        return len(self.volumes) == 1 and self.label is None
+
+    @property
+    def bytes(self) -> int:
+        """Of all voxels, as the files store them, uncompressed."""
+        return sum(v.channels * math.prod(v.geometry.shape) * v.dtype.itemsize for _, v in self.named())
+
+    def images(self) -> list[tuple[str, Volume]]:
+        """All images, each with what messages call it."""
+        return list(zip(image_names(len(self.volumes), self.names), self.volumes, strict=True))
+
+    def named(self) -> list[tuple[str, Volume]]:
+        """All images, then the label, each with what messages call it."""
+        return [*self.images(), *([] if self.label is None else [(THE_LABEL, self.label)])]
+
+    def image_cost(self) -> SlabCost:
+        """Memory of the most demanding image."""
+        costs = [image_cost(v, self.channels, stored_dtype(v), self.label is not None) for v in self.volumes]
+        return _most_demanding([*costs, *_staging(self.volumes)])
+
+    def label_cost(self) -> SlabCost | None:
+        """Memory of the label."""
+        if self.label is None:
+            return None
+        return _most_demanding([label_cost(self.label, label_dtype(self.label)), *_staging([self.label])])
+
+
+def image_names(images: int, channels: Sequence[str] | None) -> list[str]:
+    """What messages call the images of a case; `channels` are names of channels, one an image or not."""
+    if channels is None or len(channels) != images:
+        return [f"channel {i}" for i in range(images)]
+    return [f"channel {i} ({name})" for i, name in enumerate(channels)]
+
+
+def _staging(volumes: Iterable[Volume]) -> list[SlabCost]:
+    """What it took to bring volumes onto another grid."""
+    return [v.staging for v in volumes if isinstance(v, Regridded)]
+
+
+def _most_demanding(costs: Sequence[SlabCost]) -> SlabCost:
+    return max(costs, key=lambda cost: cost.bytes(cost.step))
+
+
+def stored_dtype(volume: Volume) -> np.dtype[Any]:
+    """Type in the raw store; rescaled floats are stored as their values."""
+    if volume.dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if volume.dtype.kind not in "iuf":
+        raise FormatError(f"voxels are {volume.dtype}; real numbers are needed. Convert the image.")
+    return np.dtype(np.float32) if _is_rescaled_float(volume) else volume.dtype
+
+
+def rescaling(volume: Volume) -> tuple[float, float]:
+    """Slope and intercept that stored values still need."""
+    return (1.0, 0.0) if _is_rescaled_float(volume) else (volume.slope, volume.intercept)
+
+
+def _is_rescaled_float(volume: Volume) -> bool:
+    return volume.dtype.kind == "f" and (volume.slope, volume.intercept) != (1.0, 0.0)
+
+
+def as_stored(data: Array, volume: Volume, nonfinite: str, z: int = 0) -> Array:
+    """Voxels (..., y, x) of a volume as they are stored, every one finite; slice by slice.
+
+    Parameters
+    ----------
+    nonfinite : {"fail", "zero"}
+        What voxels do that are NaN, infinite, or beyond float32.
+    z : int
+        Where the slices begin, for the message.
+
+    Raises
+    ------
+    ValueRuleError
+        If a voxel is not finite and shall fail.
+    """
+    dtype = stored_dtype(volume)
+    if dtype.kind != "f":
+        return data.astype(dtype, copy=False)
+    out = data if data.dtype == dtype and data.flags.writeable else np.empty(data.shape, dtype)
+    for at in np.ndindex(data.shape[:-2]):
+        plane = data[at]
+        if _is_rescaled_float(volume):
+            plane = rescale(plane, volume.slope, volume.intercept)
+        finite = np.isfinite(rescale(plane) if dtype.itemsize > 4 else plane)
+        if not finite.all():
+            if nonfinite == "fail":
+                raise ValueRuleError(
+                    f"{int(finite.size - finite.sum())} voxels of slice {z + at[-1]} are NaN, infinite or "
+                    "beyond float32; finite values are needed. Mend the file, or accept them as zero: "
+                    "--set nonfinite=zero."
+                )
+            plane = np.where(finite, plane, dtype.type(0))
+        out[at] = plane
+    return out
+
+
+def label_dtype(label: Volume) -> np.dtype[Any]:
+    """Integer type that holds the labels a type can state; floats must turn out whole."""
+    if label.dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if _is_whole(label):
+        return label.dtype
+    return np.dtype(np.int64 if label.dtype.itemsize > 4 else np.int32)
+
+
+def _is_whole(label: Volume) -> bool:
+    return label.dtype.kind in "iub" and (label.slope, label.intercept) == (1.0, 0.0)
+
+
+@dataclass
+class WholeLabels:
+    """The labels of a volume as integers; those within `ROUNDED` of a whole number become it.
+
+    Attributes
+    ----------
+    label : Volume
+        Whose stored values are taken in.
+    largest : float
+        Deviation from a whole number that was met so far.
+    """
+
+    label: Volume
+    largest: float = 0.0
+
+    def take(self, stored: Array, z: int) -> Array:
+        """Labels (z, y, x) as integers; `z` is where the slices begin.
+
+        Raises
+        ------
+        ValueRuleError
+            If one is not whole, or does not fit.
+        """
+        dtype = label_dtype(self.label)
+        if _is_whole(self.label):
+            return stored.astype(dtype, copy=False)
+        out = np.empty(stored.shape, dtype)
+        for i, plane in enumerate(stored):
+            self._round(plane, out[i], z + i)
+        return out
+
+    def _round(self, plane: Array, out: Array, z: int) -> None:
+        values = self._values(plane)
+        whole = np.rint(values)
+        with np.errstate(invalid="ignore"):  # infinity from infinity
+            np.abs(np.subtract(values, whole, out=values), out=values)
+        wrong = ~(values <= ROUNDED) | (np.abs(whole) > np.iinfo(out.dtype).max)
+        if wrong.any():
+            raise ValueRuleError(
+                f"the label holds {self._values(plane[wrong])[0]:.6g} in {int(wrong.sum())} voxels of slice "
+                f"{z}; whole numbers are needed, within {ROUNDED:g}. Round it, or write it as integers."
+            )
+        self.largest = max(self.largest, float(values.max()))
+        out[...] = whole
+
+    def _values(self, stored: Array) -> Array:
+        values = stored.astype(np.float64)
+        values *= self.label.slope
+        values += self.label.intercept
+        return values
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the label, as it was read so far."""
+        rounded = f"values rounded to whole numbers, by {self.largest:.2g} at most" if self.largest else None
+        return (*self.label.notes, *([rounded] if rounded else []))
+
+
+@dataclass
+class LabelTally:
+    """Voxels of each label, and of instances all together: more than `MOST_CLASSES` labels are instances.
+
+    Attributes
+    ----------
+    stated : frozenset of int, optional
+        The labels that may occur; None allows all.
+    counts : dict
+        By label; for instances 0 counts the background and 1 the foreground.
+    strange : dict
+        Voxels of each label that may not occur.
+    """
+
+    stated: frozenset[int] | None = None
+    counts: dict[int, int] = field(default_factory=dict)
+    strange: dict[int, int] = field(default_factory=dict)
+    low: int | None = None
+    high: int | None = None
+    is_instances: bool = False
+
+    def add(self, labels: Array) -> None:
+        """Take in slices (z, y, x)."""
+        for plane in labels:
+            found = class_counts(plane[None])  # the whole plane at a time, not row by row
+            self.low = min(found) if self.low is None else min(self.low, *found)
+            self.high = max(found) if self.high is None else max(self.high, *found)
+            self._look_for_strange(found)
+            for value, number in found.items():
+                key = int(value > 0) if self.is_instances else value
+                self.counts[key] = self.counts.get(key, 0) + number
+            if not self.is_instances and sum(value > 0 for value in self.counts) > MOST_CLASSES:
+                self.is_instances = True
+                foreground = sum(n for value, n in self.counts.items() if value > 0)
+                self.counts = {0: sum(self.counts.values()) - foreground, 1: foreground}
+
+    def _look_for_strange(self, found: dict[int, int]) -> None:
+        for value, number in found.items() if self.stated is not None else ():
+            if value not in (self.stated or ()) and (value in self.strange or len(self.strange) < STRANGE):
+                self.strange[value] = self.strange.get(value, 0) + number
+
+    def check(self) -> None:
+        """Refuse labels that may not occur.
+
+        Raises
+        ------
+        ValueRuleError
+            Naming them and the number of their voxels.
+        """
+        if not self.strange:
+            return
+        named = [f"{value} in {number} voxels" for value, number in sorted(self.strange.items())]
+        more = f" and {len(named) - 3} more values" if len(named) > 3 else ""
+        raise ValueRuleError(
+            f"the label holds {', '.join(named[:3])}{more}; dataset.json states "
+            f"{_ranges(self.stated or ())}. Mend the label, or state its values under labels in dataset.json."
+        )
+
+
+def _ranges(values: Iterable[int]) -> str:
+    """Whole numbers in words: "0 to 3, 255"."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], value]
+        else:
+            runs.append([value])
+    return ", ".join(" to ".join(map(str, run)) for run in runs)

@@ -1,0 +1,1 @@
+"""The third stage: fingerprint and settings to plan.json, every decision of a run."""

@@ -1,0 +1,1 @@
+"""The fourth stage: raw store and plan to the training store, one shard a task."""
