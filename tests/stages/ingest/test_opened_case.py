@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as hnp
 from voxelmill.basics.errors import ValueRuleError
 from voxelmill.basics.geometry import Geometry
 from voxelmill.basics.volume import Volume
-from voxelmill.stages.ingest.opened_case import LabelTally, WholeLabels, as_stored, label_dtype, stored_dtype
+from voxelmill.stages.ingest.opened_case import LabelTally, WholeLabels, label_dtype
 from voxelmill.stages.raw_store.raw_case import RawCase
+from voxelmill.stages.raw_store.stored_values import as_stored, stored_dtype
 
 QUICK = hypothesis.settings(max_examples=80, deadline=None, derandomize=True)
 

@@ -28,17 +28,7 @@ from voxelmill.runtime.memory_budget import Memory
 from voxelmill.runtime.stage_engine import Engine
 from voxelmill.runtime.step_progress import did, expect
 from voxelmill.runtime.tasks import Outcome, in_groups, task
-from voxelmill.stages.ingest.opened_case import (
-    THE_LABEL,
-    Incoming,
-    LabelTally,
-    WholeLabels,
-    as_stored,
-    image_names,
-    label_dtype,
-    rescaling,
-    stored_dtype,
-)
+from voxelmill.stages.ingest.opened_case import THE_LABEL, Incoming, LabelTally, WholeLabels, label_dtype
 from voxelmill.stages.ingest.undo_tilt_and_match_grids import one_grid
 from voxelmill.stages.raw_store.images_in_place import remember_place
 from voxelmill.stages.raw_store.notes_and_repairs import read_remarks
@@ -51,6 +41,7 @@ from voxelmill.stages.raw_store.raw_records import (
     RepairRecord,
     pack_facts,
 )
+from voxelmill.stages.raw_store.stored_values import as_stored, image_names, rescaling, stored_dtype
 from voxelmill.storage import zarr_stores
 from voxelmill.storage.chunk_and_shard_shapes import raw_layout
 from voxelmill.storage.lease import live_ids

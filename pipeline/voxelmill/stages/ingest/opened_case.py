@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from voxelmill.basics.errors import FormatError, ValueRuleError
+from voxelmill.basics.errors import ValueRuleError
 from voxelmill.basics.geometry import Shape
 from voxelmill.basics.volume import Array, Repair, Volume
 from voxelmill.kernels.statistics.foreground_locations import MOST_CLASSES
 from voxelmill.kernels.statistics.histogram import class_counts
-from voxelmill.kernels.statistics.voxel_values import rescale
 from voxelmill.runtime.memory_budget import SlabCost, image_cost, label_cost
 from voxelmill.stages.ingest.regridded_volume import Regridded
+from voxelmill.stages.raw_store.stored_values import image_names, stored_dtype
 
 ROUNDED = 1e-3
 """How far a label may lie from a whole number: tools that resample masks save 0.99999."""
@@ -95,13 +95,6 @@ class Incoming:
         return _most_demanding([label_cost(self.label, label_dtype(self.label)), *_staging([self.label])])
 
 
-def image_names(images: int, channels: Sequence[str] | None) -> list[str]:
-    """What messages call the images of a case; `channels` are names of channels, one an image or not."""
-    if channels is None or len(channels) != images:
-        return [f"channel {i}" for i in range(images)]
-    return [f"channel {i} ({name})" for i, name in enumerate(channels)]
-
-
 def _staging(volumes: Iterable[Volume]) -> list[SlabCost]:
     """What it took to bring volumes onto another grid."""
     return [v.staging for v in volumes if isinstance(v, Regridded)]
@@ -109,60 +102,6 @@ def _staging(volumes: Iterable[Volume]) -> list[SlabCost]:
 
 def _most_demanding(costs: Sequence[SlabCost]) -> SlabCost:
     return max(costs, key=lambda cost: cost.bytes(cost.step))
-
-
-def stored_dtype(volume: Volume) -> np.dtype[Any]:
-    """Type in the raw store; rescaled floats are stored as their values."""
-    if volume.dtype.kind == "b":
-        return np.dtype(np.uint8)
-    if volume.dtype.kind not in "iuf":
-        raise FormatError(f"voxels are {volume.dtype}; real numbers are needed. Convert the image.")
-    return np.dtype(np.float32) if _is_rescaled_float(volume) else volume.dtype
-
-
-def rescaling(volume: Volume) -> tuple[float, float]:
-    """Slope and intercept that stored values still need."""
-    return (1.0, 0.0) if _is_rescaled_float(volume) else (volume.slope, volume.intercept)
-
-
-def _is_rescaled_float(volume: Volume) -> bool:
-    return volume.dtype.kind == "f" and (volume.slope, volume.intercept) != (1.0, 0.0)
-
-
-def as_stored(data: Array, volume: Volume, nonfinite: str, z: int = 0) -> Array:
-    """Voxels (..., y, x) of a volume as they are stored, every one finite; slice by slice.
-
-    Parameters
-    ----------
-    nonfinite : {"fail", "zero"}
-        What voxels do that are NaN, infinite, or beyond float32.
-    z : int
-        Where the slices begin, for the message.
-
-    Raises
-    ------
-    ValueRuleError
-        If a voxel is not finite and shall fail.
-    """
-    dtype = stored_dtype(volume)
-    if dtype.kind != "f":
-        return data.astype(dtype, copy=False)
-    out = data if data.dtype == dtype and data.flags.writeable else np.empty(data.shape, dtype)
-    for at in np.ndindex(data.shape[:-2]):
-        plane = data[at]
-        if _is_rescaled_float(volume):
-            plane = rescale(plane, volume.slope, volume.intercept)
-        finite = np.isfinite(rescale(plane) if dtype.itemsize > 4 else plane)
-        if not finite.all():
-            if nonfinite == "fail":
-                raise ValueRuleError(
-                    f"{int(finite.size - finite.sum())} voxels of slice {z + at[-1]} are NaN, infinite or "
-                    "beyond float32; finite values are needed. Mend the file, or accept them as zero: "
-                    "--set nonfinite=zero."
-                )
-            plane = np.where(finite, plane, dtype.type(0))
-        out[at] = plane
-    return out
 
 
 def label_dtype(label: Volume) -> np.dtype[Any]:

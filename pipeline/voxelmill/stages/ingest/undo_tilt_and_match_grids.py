@@ -18,16 +18,10 @@ from voxelmill.basics.geometry import SAME_GRID, Geometry
 from voxelmill.basics.volume import Array, Repair, Slab, Volume
 from voxelmill.config.settings import Config, RepairConfig
 from voxelmill.runtime.memory_budget import Memory, SlabCost, image_cost, label_cost
-from voxelmill.stages.ingest.opened_case import (
-    Incoming,
-    WholeLabels,
-    as_stored,
-    label_dtype,
-    rescaling,
-    stored_dtype,
-)
+from voxelmill.stages.ingest.opened_case import Incoming, WholeLabels, label_dtype
 from voxelmill.stages.ingest.regridded_volume import Regridded
 from voxelmill.stages.raw_store.raw_case import RawCase
+from voxelmill.stages.raw_store.stored_values import as_stored, rescaling, stored_dtype
 from voxelmill.storage import zarr_stores
 from voxelmill.storage.chunk_and_shard_shapes import raw_layout
 from voxelmill.storage.shard_files import ShardedArray

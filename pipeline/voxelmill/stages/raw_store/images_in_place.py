@@ -17,7 +17,7 @@ from voxelmill.basics.volume import Array, Convert, Volume
 from voxelmill.config.settings import RepairConfig
 from voxelmill.inputs.readers.formats import open_volume
 from voxelmill.inputs.sources.case_names_and_spacing import CaseSource
-from voxelmill.stages.ingest.opened_case import as_stored, image_names
+from voxelmill.stages.raw_store.stored_values import as_stored, image_names
 from voxelmill.storage.partial_files import write_whole
 
 FOLDER = Path("logs", "in_place")
