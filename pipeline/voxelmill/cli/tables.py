@@ -6,12 +6,10 @@ disk and the memory of this machine.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -19,8 +17,6 @@ from voxelmill.runs.disk_and_memory import bytes_to_make, free_bytes, size
 from voxelmill.runs.status import Status
 from voxelmill.stages.fingerprint.fingerprint_json import Fingerprint
 from voxelmill.stages.planning.plan_json import ConfigurationPlan, Plan
-
-logger = logging.getLogger("voxelmill")
 
 FEW = 5
 """Names of unfinished cases shown."""
@@ -112,16 +108,3 @@ def status_table(status: Status) -> Table:
 
 def _shape(values: Iterable[Any]) -> str:
     return "x".join(str(int(n)) for n in values)
-
-
-def say_memory(plan: Plan, workers: int) -> None:
-    """What the run will take, and whether this machine has it."""
-    peak, total = max(plan.peak_bytes.values()), psutil.virtual_memory().total
-    logger.info("plan: a worker takes at most %.0f MiB of memory", peak / 2**20)
-    if workers * peak > total:
-        logger.warning(
-            "%d workers may take %.1f GiB, this machine has %.1f GiB: pass --memory-limit or fewer --workers",
-            workers,
-            workers * peak / 2**30,
-            total / 2**30,
-        )

@@ -6,12 +6,14 @@ only where the disk has less room than the whole of it takes.
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from voxelmill.basics.errors import PlanError
 from voxelmill.runtime.memory_budget import Memory
@@ -19,6 +21,8 @@ from voxelmill.stages.planning.plan_doubts import doubts
 from voxelmill.stages.planning.plan_json import Plan
 from voxelmill.stages.preprocessing.training_store import TrainingCase, missing_of, training_cases
 from voxelmill.storage import zarr_stores
+
+logger = logging.getLogger("voxelmill")
 
 
 def check_room(out: Path, plan: Plan, replaced: Iterable[tuple[str, str]] = ()) -> None:
@@ -81,3 +85,16 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} TiB"
+
+
+def say_memory(plan: Plan, workers: int) -> None:
+    """What the run will take, and whether this machine has it."""
+    peak, total = max(plan.peak_bytes.values()), psutil.virtual_memory().total
+    logger.info("plan: a worker takes at most %.0f MiB of memory", peak / 2**20)
+    if workers * peak > total:
+        logger.warning(
+            "%d workers may take %.1f GiB, this machine has %.1f GiB: pass --memory-limit or fewer --workers",
+            workers,
+            workers * peak / 2**30,
+            total / 2**30,
+        )

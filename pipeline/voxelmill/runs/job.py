@@ -17,12 +17,11 @@ from pathlib import Path
 from voxelmill.basics.errors import ConfigError, MemoryLimitError, StoreError
 from voxelmill.basics.stage_order import Stage, in_order
 from voxelmill.basics.user_paths import local_path
-from voxelmill.cli.tables import say_memory
 from voxelmill.inputs.sources.case_names_and_spacing import Sources
 from voxelmill.inputs.sources.discover import discover
 from voxelmill.inputs.sources.pseudonyms import check_mapping, write_mapping
 from voxelmill.runs.case_outcomes import Account
-from voxelmill.runs.disk_and_memory import check_room
+from voxelmill.runs.disk_and_memory import check_room, say_memory
 from voxelmill.runs.plan_before_work import rehearse
 from voxelmill.runs.report_json import Report, failed_cases
 from voxelmill.runs.resume import check_plan, check_settings, check_sources, remember_sources, remove_raw
