@@ -21,9 +21,10 @@ from voxelmill.config.settings import RepairConfig
 from voxelmill.inputs.readers.dicom.dicom_files import holds_dicom
 from voxelmill.inputs.readers.formats_to_convert import CONVERTERS
 from voxelmill.inputs.readers.nifti import header_voxel_pairs
+from voxelmill.inputs.readers.ome_zarr.ome_folder import holds_ome
 from voxelmill.inputs.readers.shared import decompression
 from voxelmill.inputs.readers.shared.packed_voxels import Hints, readable
-from voxelmill.inputs.readers.tiff.stack_folder import TIFF_ENDINGS, holds_ome, tiff_files
+from voxelmill.inputs.readers.tiff.stack_folder import TIFF_ENDINGS, tiff_files
 
 
 @dataclass(frozen=True)

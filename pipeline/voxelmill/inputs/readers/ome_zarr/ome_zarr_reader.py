@@ -19,10 +19,10 @@ from voxelmill.basics.errors import FormatError
 from voxelmill.basics.geometry import Box, Geometry
 from voxelmill.basics.safe_tracebacks import is_own_fault
 from voxelmill.basics.volume import Convert, Slab, Volume, put
+from voxelmill.inputs.readers.ome_zarr.ome_folder import ome_metadata
 from voxelmill.inputs.readers.ome_zarr.ome_metadata import Multiscale
 from voxelmill.inputs.readers.shared.axes_and_units import Array, arrange
 from voxelmill.inputs.readers.shared.packed_voxels import Hints, readable, supported
-from voxelmill.inputs.readers.tiff.stack_folder import ome_metadata
 
 ONE_AT_A_TIME = {"threading.max_workers": 1, "async.concurrency": 1}
 """zarr would hold ten chunks at a time."""

@@ -6,28 +6,13 @@ files; of TIFF pages the first and the last are looked at.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from voxelmill.inputs.readers.tiff.stack_file_names import mean_slices
 
 TIFF_ENDINGS = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".btf")
-_OME_KEYS = {"multiscales", "plate", "well", "labels", "bioformats2raw.layout"}
-
-
-def ome_metadata(folder: Path) -> dict[str, Any]:
-    """What OME-Zarr 0.4 (Zarr v2) or 0.5 (Zarr v3) says of a group; empty where it says nothing."""
-    attributes = _json(folder / "zarr.json").get("attributes")
-    ome = attributes.get("ome") if isinstance(attributes, dict) else _json(folder / ".zattrs")
-    return ome if isinstance(ome, dict) and _OME_KEYS & ome.keys() else {}
-
-
-def holds_ome(path: Path) -> bool:
-    """Whether a path is a folder with OME metadata."""
-    return path.is_dir() and bool(ome_metadata(path))
 
 
 def tiff_files(path: Path) -> list[Path]:
@@ -62,14 +47,6 @@ def tiff_stem(path: Path) -> str:
     """The name of a TIFF file without its ending."""
     ending = next((e for e in TIFF_ENDINGS if path.name.lower().endswith(e)), "")
     return path.name[: len(path.name) - len(ending)]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _is_tiff(path: Path) -> bool:
