@@ -153,7 +153,7 @@ class Options:
     @contextmanager
     def engine(self, out: Path, config: Config, console: Console, lease: Lease | None) -> Iterator[Engine]:
         """An engine on the cluster that the words name."""
-        from voxelmill.runs.run_function import make_engine
+        from voxelmill.runtime.cluster.make_engine import make_engine
         from voxelmill.runtime.progress_display import Reporter
 
         with self.where.connect(out, config) as (client, threads):
