@@ -25,7 +25,7 @@ import psutil
 from benchmarks.sources import forget
 from voxelmill.basics.stage_order import Stage
 from voxelmill.cli.demo_dataset import write_dataset
-from voxelmill.config.settings import make_config
+from voxelmill.config.load_settings import make_config
 from voxelmill.runs.job import Job
 from voxelmill.runtime import stage_engine
 from voxelmill.runtime.cluster.connection import connect

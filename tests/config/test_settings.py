@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from voxelmill.basics.errors import ConfigError
-from voxelmill.config.settings import PRESETS, Config, load_config, make_config, nearest
+from voxelmill.config.load_settings import PRESETS, load_config, make_config
+from voxelmill.config.settings import Config, nearest
 
 
 def toml(folder, text):

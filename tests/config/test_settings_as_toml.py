@@ -7,7 +7,8 @@ import pytest
 from commands import call
 from pydantic import BaseModel
 
-from voxelmill.config.settings import Config, load_config
+from voxelmill.config.load_settings import load_config
+from voxelmill.config.settings import Config
 from voxelmill.config.settings_as_toml import WIDTH, config_text
 
 LINE = re.compile(r"(# )?(\w+) = (.+)")

@@ -7,7 +7,8 @@ import pytest
 from pydantic import BaseModel
 
 from voxelmill.basics.errors import ConfigError, StoreError
-from voxelmill.config.settings import Config, load_config, make_config
+from voxelmill.config.load_settings import load_config, make_config
+from voxelmill.config.settings import Config
 from voxelmill.runs.run_function import _settings
 from voxelmill.stages.planning.plan_json import Plan
 from voxelmill.stages.raw_store.raw_records import DatasetRecord

@@ -25,7 +25,7 @@ from readers_support import save_series, series
 from voxelmill.basics.errors import ConfigError, FormatError, SettingsChangedError
 from voxelmill.basics.safe_tracebacks import place, trace
 from voxelmill.config.dicom_settings import DicomConfig
-from voxelmill.config.settings import load_config
+from voxelmill.config.load_settings import load_config
 from voxelmill.inputs.sources.discover import discover
 from voxelmill.inputs.sources.pseudonyms import PSEUDONYM, find_salt, pseudonym
 from voxelmill.runtime.progress_display import log_to

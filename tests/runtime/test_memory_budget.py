@@ -13,7 +13,7 @@ from readers_support import enhanced, save_ome_zarr, save_series, series
 from runs import execute
 from segments import seg
 
-from voxelmill.config.settings import make_config
+from voxelmill.config.load_settings import make_config
 from voxelmill.runs.job import Job
 from voxelmill.runtime.cluster.connection import connect
 from voxelmill.runtime.progress_display import Reporter

@@ -22,7 +22,8 @@ from readers_support import training_files
 from voxelmill.basics.errors import ConfigError, MemoryLimitError
 from voxelmill.basics.geometry import Box
 from voxelmill.basics.stage_order import Stage
-from voxelmill.config.settings import IngestConfig, make_config
+from voxelmill.config.load_settings import make_config
+from voxelmill.config.settings import IngestConfig
 from voxelmill.inputs.sources.discover import discover
 from voxelmill.kernels.resampling.axis_matrix import Rule
 from voxelmill.runs.job import Job

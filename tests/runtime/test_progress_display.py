@@ -11,7 +11,7 @@ from rich.console import Console
 from runs import execute
 
 from voxelmill.basics.errors import FormatError
-from voxelmill.config.settings import make_config
+from voxelmill.config.load_settings import make_config
 from voxelmill.runs.job import Job
 from voxelmill.runtime import progress_display, step_progress
 from voxelmill.runtime.cluster.connection import connect

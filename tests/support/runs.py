@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 import zarr
 
-from voxelmill.config.settings import load_config, make_config
+from voxelmill.config.load_settings import load_config, make_config
 from voxelmill.runs.job import Job
 from voxelmill.runtime.progress_display import Reporter
 from voxelmill.runtime.stage_engine import Engine

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from voxelmill.basics.errors import ConfigError, StoppedError
 from voxelmill.basics.user_paths import local_path
-from voxelmill.config.settings import Config, load_config
+from voxelmill.config.load_settings import load_config
+from voxelmill.config.settings import Config
 
 if TYPE_CHECKING:
     from voxelmill.runtime.cluster.cluster_choice import Where

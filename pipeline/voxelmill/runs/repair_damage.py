@@ -15,7 +15,8 @@ from voxelmill.basics.errors import SettingsChangedError, StoreError
 from voxelmill.basics.record_base import Model
 from voxelmill.basics.stage_order import Stage, in_order
 from voxelmill.basics.user_paths import local_path
-from voxelmill.config.settings import Config, make_config
+from voxelmill.config.load_settings import make_config
+from voxelmill.config.settings import Config
 from voxelmill.inputs.sources.case_names_and_spacing import Sources
 from voxelmill.inputs.sources.discover import discover
 from voxelmill.inputs.sources.pseudonyms import hint

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from voxelmill.basics.user_paths import local_path
-from voxelmill.config.settings import Config, make_config
+from voxelmill.config.load_settings import make_config
+from voxelmill.config.settings import Config
 from voxelmill.runs.job import Job
 from voxelmill.runs.report_json import Report
 from voxelmill.runtime.cluster.cluster_choice import Where

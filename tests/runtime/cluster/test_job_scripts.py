@@ -13,7 +13,8 @@ from commands import before, call
 
 import voxelmill
 from voxelmill.basics.errors import ConfigError
-from voxelmill.config.settings import ClusterConfig, load_config
+from voxelmill.config.load_settings import load_config
+from voxelmill.config.settings import ClusterConfig
 from voxelmill.runtime.cluster.batch_queues import Jobs
 from voxelmill.runtime.cluster.walltime import parse_walltime
 

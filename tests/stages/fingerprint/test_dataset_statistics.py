@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from strategies import SEEDS
 
 from voxelmill.basics.errors import StoreError
-from voxelmill.config.settings import Config, load_config
+from voxelmill.config.load_settings import load_config
+from voxelmill.config.settings import Config
 from voxelmill.inputs.sources.discover import discover
 from voxelmill.runtime.cluster.connection import connect
 from voxelmill.runtime.memory_budget import Memory

@@ -13,7 +13,8 @@ from strategies import SEEDS
 from voxelmill.basics.errors import PlanError, StoreError
 from voxelmill.basics.stage_order import Stage
 from voxelmill.cli.tables import plan_tables
-from voxelmill.config.settings import Config, load_config
+from voxelmill.config.load_settings import load_config
+from voxelmill.config.settings import Config
 from voxelmill.kernels.resampling.axis_matrix import GRID
 from voxelmill.runs.job import Job
 from voxelmill.runtime.memory_budget import SlabCost

@@ -13,7 +13,7 @@ from datasets import manifest, of_cases, stores, times
 
 from voxelmill.basics.errors import ConfigError, PlanError, SettingsChangedError, StoreError
 from voxelmill.basics.stage_order import Stage
-from voxelmill.config.settings import make_config
+from voxelmill.config.load_settings import make_config
 from voxelmill.runs.job import Job
 from voxelmill.stages.planning.plan_json import Plan
 from voxelmill.stages.planning.plan_reuse import load_frozen

@@ -9,7 +9,7 @@ import runs
 from commands import workers
 from datasets import stores
 
-from voxelmill.config.settings import make_config
+from voxelmill.config.load_settings import make_config
 from voxelmill.kernels import backend
 from voxelmill.runs.job import Job
 from voxelmill.runtime.memory_budget import Memory

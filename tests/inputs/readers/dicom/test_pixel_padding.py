@@ -10,7 +10,8 @@ from pydicom.dataelem import DataElement
 from readers_support import assemble, assert_holds, enhanced, peak_bytes, save_series, series
 
 from voxelmill.basics.errors import SettingsChangedError
-from voxelmill.config.settings import RepairConfig, load_config
+from voxelmill.config.load_settings import load_config
+from voxelmill.config.settings import RepairConfig
 from voxelmill.inputs.readers.formats import open_volume
 
 RNG = np.random.default_rng(3)
