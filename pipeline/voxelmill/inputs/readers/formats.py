@@ -23,7 +23,8 @@ from voxelmill.inputs.readers.formats_to_convert import CONVERTERS
 from voxelmill.inputs.readers.nifti import header_voxel_pairs
 from voxelmill.inputs.readers.ome_zarr.ome_folder import holds_ome
 from voxelmill.inputs.readers.shared import decompression
-from voxelmill.inputs.readers.shared.packed_voxels import Hints, readable
+from voxelmill.inputs.readers.shared.hints import Hints
+from voxelmill.inputs.readers.shared.packed_voxels import readable
 from voxelmill.inputs.readers.tiff.stack_folder import TIFF_ENDINGS, tiff_files
 
 

@@ -13,7 +13,8 @@ from voxelmill.basics.errors import FormatError, SpacingError
 from voxelmill.basics.geometry import Geometry
 from voxelmill.basics.safe_tracebacks import is_own_fault
 from voxelmill.basics.volume import Volume
-from voxelmill.inputs.readers.shared.packed_voxels import Hints, PackedVolume, Packing
+from voxelmill.inputs.readers.shared.hints import Hints
+from voxelmill.inputs.readers.shared.packed_voxels import PackedVolume, Packing
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:

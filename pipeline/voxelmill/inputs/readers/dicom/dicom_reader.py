@@ -24,7 +24,7 @@ from voxelmill.inputs.readers.dicom.pixel_padding import find_lowest
 from voxelmill.inputs.readers.dicom.slice_grid import Grid, make_grid
 from voxelmill.inputs.readers.dicom.slice_headers import Slice, read_slices
 from voxelmill.inputs.readers.dicom.slice_pixels import Pixels
-from voxelmill.inputs.readers.shared.packed_voxels import Hints
+from voxelmill.inputs.readers.shared.hints import Hints
 from voxelmill.inputs.readers.shared.uneven_slices import slice_maker
 
 

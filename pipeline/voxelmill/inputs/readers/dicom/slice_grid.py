@@ -17,7 +17,7 @@ from voxelmill.basics.geometry import ROUNDING, SAME_GRID, Geometry
 from voxelmill.basics.volume import Repair
 from voxelmill.inputs.readers.dicom.detect_tilt import check_planes, find_drift
 from voxelmill.inputs.readers.dicom.slice_headers import Slice, axes, describe
-from voxelmill.inputs.readers.shared.packed_voxels import Hints
+from voxelmill.inputs.readers.shared.hints import Hints
 from voxelmill.inputs.readers.shared.uneven_slices import (
     MOST_MADE,
     Between,

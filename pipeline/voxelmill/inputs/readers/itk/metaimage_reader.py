@@ -23,7 +23,8 @@ from voxelmill.inputs.readers.itk.header_fields import (
 )
 from voxelmill.inputs.readers.itk.itk_grid import Header, read_header
 from voxelmill.inputs.readers.itk.voxels_in_several_files import PiecedVolume
-from voxelmill.inputs.readers.shared.packed_voxels import Hints, PackedVolume, Packing, data_file
+from voxelmill.inputs.readers.shared.hints import Hints
+from voxelmill.inputs.readers.shared.packed_voxels import PackedVolume, Packing, data_file
 
 _TYPES = {
     "MET_CHAR": "i1",

@@ -28,7 +28,8 @@ from voxelmill.inputs.readers.itk.nrrd_layered_grid import layered_grid
 from voxelmill.inputs.readers.itk.slicer_segments import MergedLayers, Segment, find_segments
 from voxelmill.inputs.readers.itk.voxels_in_several_files import PiecedVolume
 from voxelmill.inputs.readers.shared import voxels_as_text
-from voxelmill.inputs.readers.shared.packed_voxels import Hints, PackedVolume, Packing, data_file
+from voxelmill.inputs.readers.shared.hints import Hints
+from voxelmill.inputs.readers.shared.packed_voxels import PackedVolume, Packing, data_file
 
 _TYPES = {
     **dict.fromkeys(["char", "int8"], "i1"),

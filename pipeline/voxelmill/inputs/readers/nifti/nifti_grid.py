@@ -16,7 +16,7 @@ import numpy.typing as npt
 from voxelmill.basics.errors import GeometryError, SpacingError
 from voxelmill.basics.geometry import SAME_GRID, Geometry, Triple
 from voxelmill.basics.volume import Repair
-from voxelmill.inputs.readers.shared.packed_voxels import Hints
+from voxelmill.inputs.readers.shared.hints import Hints
 
 Size = tuple[int, int, int]
 Vector = npt.NDArray[np.float64]

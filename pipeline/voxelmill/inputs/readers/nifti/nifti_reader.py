@@ -18,14 +18,8 @@ from voxelmill.basics.volume import Volume
 from voxelmill.inputs.readers.nifti import analyze_header, header_voxel_pairs
 from voxelmill.inputs.readers.nifti.nifti_grid import MENDING, make_geometry
 from voxelmill.inputs.readers.shared import decompression
-from voxelmill.inputs.readers.shared.packed_voxels import (
-    Hints,
-    PackedVolume,
-    Packing,
-    fill,
-    open_stream,
-    supported,
-)
+from voxelmill.inputs.readers.shared.hints import Hints
+from voxelmill.inputs.readers.shared.packed_voxels import PackedVolume, Packing, fill, open_stream, supported
 
 _SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}
 _MAGICS = {348: (b"n+1\0", b"ni1\0"), 540: (b"n+2\0", b"ni2\0")}

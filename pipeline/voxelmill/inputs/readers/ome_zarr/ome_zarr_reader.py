@@ -22,7 +22,8 @@ from voxelmill.basics.volume import Convert, Slab, Volume, put
 from voxelmill.inputs.readers.ome_zarr.ome_folder import ome_metadata
 from voxelmill.inputs.readers.ome_zarr.ome_metadata import Multiscale
 from voxelmill.inputs.readers.shared.axes_and_units import Array, arrange
-from voxelmill.inputs.readers.shared.packed_voxels import Hints, readable, supported
+from voxelmill.inputs.readers.shared.hints import Hints
+from voxelmill.inputs.readers.shared.packed_voxels import readable, supported
 
 ONE_AT_A_TIME = {"threading.max_workers": 1, "async.concurrency": 1}
 """zarr would hold ten chunks at a time."""

@@ -10,7 +10,7 @@ import mmap
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from voxelmill.basics.errors import FormatError
-from voxelmill.basics.geometry import Box, Geometry, Triple
+from voxelmill.basics.geometry import Box, Geometry
 from voxelmill.basics.paths_within_folder import within
 from voxelmill.basics.volume import Convert, Slab, Volume, put
-from voxelmill.config.settings import RepairConfig
 from voxelmill.inputs.readers.shared import decompression, voxels_as_text
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What a caller knows of a source that its files may not state."""
-
-    spacing: Triple | None = None
-    dicom_series: str | None = None
-    dicom_padding: str = "minimum"
-    repair: RepairConfig = field(default_factory=RepairConfig)
-    is_label: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from voxelmill.basics.errors import FormatError, SpacingError, speaking_of
 from voxelmill.basics.geometry import Box, Geometry
 from voxelmill.basics.volume import Convert, Repair, Slab, Volume, put
 from voxelmill.inputs.readers.shared.axes_and_units import Array, complete_spacing
-from voxelmill.inputs.readers.shared.packed_voxels import Hints, readable
+from voxelmill.inputs.readers.shared.hints import Hints
+from voxelmill.inputs.readers.shared.packed_voxels import readable
 from voxelmill.inputs.readers.shared.uneven_slices import MOST_MADE, Between, slice_maker
 from voxelmill.inputs.readers.tiff.stack_file_names import Stack, arrange
 from voxelmill.inputs.readers.tiff.stack_folder import tiff_files, tiff_stem
