@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import gc
 import math
-import resource
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +25,6 @@ from voxelmill.kernels.statistics.foreground_locations import LOCATIONS_BYTES
 from voxelmill.kernels.statistics.histogram import BINS, COUNTED
 from voxelmill.kernels.statistics.voxel_values import is_narrow
 from voxelmill.storage.chunk_and_shard_shapes import RAW_SIDE, THICKNESS, slab_depth
-
-PROC = Path("/proc/self")
 
 BASE_BYTES = 206 * 2**20
 """Resident memory of a worker process with all libraries and compiled kernels loaded; measured."""
@@ -264,34 +260,3 @@ def shard_bytes(
     image = 4 * (read + write) + workspace + reading
     of_label = label * (read + write + gathered) + reading
     return max(image, of_label) + (read if has_mask else 0) + 12 * chunk
-
-
-class PeakMeter:
-    """Peak resident memory of this process between `reset` and `peak_bytes`.
-
-    On Linux the kernel keeps the peak and can be told to start anew. Elsewhere it is the peak since the
-    process began.
-    """
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Start a new measurement."""
-        try:
-            (PROC / "clear_refs").write_text("5")
-        except OSError:
-            return
-
-    def peak_bytes(self) -> int:
-        """Largest resident memory since `reset`, bytes, without file-backed pages."""
-        try:
-            lines = (PROC / "status").read_text().splitlines()
-        except OSError:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        kib = {
-            line.split(":")[0]: int(line.split()[1])
-            for line in lines
-            if line.startswith(("VmHWM", "RssFile"))
-        }
-        return (kib["VmHWM"] - kib["RssFile"]) * 1024

@@ -20,7 +20,7 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from voxelmill.basics.errors import MemoryLimitError, VoxelmillError, disk_message, system_message
 from voxelmill.basics.safe_tracebacks import place, trace
 from voxelmill.kernels.backend import on_device
-from voxelmill.runtime.memory_budget import PeakMeter
+from voxelmill.runtime.peak_memory import PeakMeter
 from voxelmill.runtime.same_versions import these
 from voxelmill.runtime.step_progress import taking
 from voxelmill.storage.partial_files import RUN, working_for
