@@ -27,10 +27,9 @@ from pydantic import (
 
 from voxelmill.basics.errors import ConfigError
 from voxelmill.basics.record_base import Settings
+from voxelmill.config.configuration_names import Configuration
 from voxelmill.config.dicom_settings import DicomConfig
 from voxelmill.config.validation_messages import first_problem, leaves
-
-Configuration = Literal["fullres", "lowres", "2d"]
 
 SIZE = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGTP]i?B?|B)?\s*", re.IGNORECASE)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxelmill.basics.errors import StoreError
-from voxelmill.config.settings import Configuration
+from voxelmill.config.configuration_names import Configuration
 from voxelmill.runs.report_json import failed_cases
 from voxelmill.runtime.memory_budget import Memory
 from voxelmill.stages.fingerprint.fingerprint_json import Fingerprint

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from voxelmill.basics.geometry import Shape, Triple
-from voxelmill.config.settings import Configuration
+from voxelmill.config.configuration_names import Configuration
 from voxelmill.kernels.resampling.axis_matrix import GRID
 
 SLAB_BYTES = 64 * 2**20

@@ -14,7 +14,8 @@ import numpy as np
 from voxelmill import __version__
 from voxelmill.basics.errors import PlanError
 from voxelmill.basics.geometry import Box, Shape, Triple
-from voxelmill.config.settings import Config, Configuration
+from voxelmill.config.configuration_names import Configuration
+from voxelmill.config.settings import Config
 from voxelmill.kernels.clip_and_normalize import scheme_of
 from voxelmill.kernels.statistics.voxel_values import is_narrow
 from voxelmill.runtime.memory_budget import Memory, SlabCost, mask_cost, merge_bytes, values_cost

@@ -17,7 +17,8 @@ import numpy as np
 from voxelmill.basics.errors import StoreError
 from voxelmill.basics.geometry import Box, Shape, Triple
 from voxelmill.basics.record_base import Model
-from voxelmill.config.settings import Config, Configuration
+from voxelmill.config.configuration_names import Configuration
+from voxelmill.config.settings import Config
 from voxelmill.kernels.resampling.axis_matrix import Rule
 from voxelmill.stages.fingerprint.fingerprint_json import Intensity
 from voxelmill.stages.planning.shard_pieces import Work

@@ -18,7 +18,8 @@ import numpy as np
 from voxelmill.basics.errors import StoreError
 from voxelmill.basics.geometry import Box
 from voxelmill.basics.stage_share import Share
-from voxelmill.config.settings import Config, Configuration
+from voxelmill.config.configuration_names import Configuration
+from voxelmill.config.settings import Config
 from voxelmill.runtime.memory_budget import Memory
 from voxelmill.stages.fingerprint.fingerprint_json import Intensity
 from voxelmill.stages.planning.plan_json import CasePlan, Plan
