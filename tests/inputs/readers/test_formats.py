@@ -24,7 +24,7 @@ from readers_support import (
 from voxelmill.basics.errors import FormatError, GeometryError, SpacingError
 from voxelmill.basics.geometry import Geometry
 from voxelmill.basics.volume import Repair
-from voxelmill.config.settings import RepairConfig
+from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.inputs.readers import formats
 from voxelmill.inputs.readers.formats import open_volume
 from voxelmill.inputs.readers.shared import decompression

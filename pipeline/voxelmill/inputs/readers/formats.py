@@ -17,7 +17,7 @@ from voxelmill.basics.errors import FormatError, VoxelmillError
 from voxelmill.basics.geometry import Triple
 from voxelmill.basics.safe_tracebacks import is_own_fault
 from voxelmill.basics.volume import Volume
-from voxelmill.config.settings import RepairConfig
+from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.inputs.readers.dicom.dicom_files import holds_dicom
 from voxelmill.inputs.readers.formats_to_convert import CONVERTERS
 from voxelmill.inputs.readers.nifti import header_voxel_pairs

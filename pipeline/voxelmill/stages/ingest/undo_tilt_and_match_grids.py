@@ -16,7 +16,8 @@ import numpy as np
 from voxelmill.basics.errors import FormatError, GeometryError, speaking_of
 from voxelmill.basics.geometry import SAME_GRID, Geometry
 from voxelmill.basics.volume import Array, Repair, Slab, Volume
-from voxelmill.config.settings import Config, RepairConfig
+from voxelmill.config.repair_settings import RepairConfig
+from voxelmill.config.settings import Config
 from voxelmill.runtime.memory_budget import Memory, SlabCost, image_cost, label_cost
 from voxelmill.stages.ingest.opened_case import Incoming, WholeLabels, label_dtype
 from voxelmill.stages.ingest.regridded_volume import Regridded

@@ -14,7 +14,7 @@ from pathlib import Path
 from voxelmill.basics.errors import StoreError, speaking_of
 from voxelmill.basics.geometry import Box
 from voxelmill.basics.volume import Array, Convert, Volume
-from voxelmill.config.settings import RepairConfig
+from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.inputs.readers.formats import open_volume
 from voxelmill.inputs.sources.case_names_and_spacing import CaseSource
 from voxelmill.stages.raw_store.stored_values import as_stored, image_names

@@ -28,7 +28,7 @@ from readers_support import (
 )
 
 from voxelmill.basics.errors import FormatError, GeometryError, SpacingError
-from voxelmill.config.settings import RepairConfig
+from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.inputs.readers.formats import open_volume
 
 RNG = np.random.default_rng(12)

@@ -11,7 +11,7 @@ from readers_support import assemble, assert_holds, enhanced, peak_bytes, save_s
 
 from voxelmill.basics.errors import SettingsChangedError
 from voxelmill.config.load_settings import load_config
-from voxelmill.config.settings import RepairConfig
+from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.inputs.readers.formats import open_volume
 
 RNG = np.random.default_rng(3)

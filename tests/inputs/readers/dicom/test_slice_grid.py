@@ -10,7 +10,7 @@ from readers_support import assemble, assert_holds, peak_bytes, refuse, save_ser
 from voxelmill.basics.errors import GeometryError, SpacingError
 from voxelmill.basics.geometry import Box
 from voxelmill.basics.volume import Repair
-from voxelmill.config.settings import RepairConfig
+from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.inputs.readers.dicom.slice_pixels import Pixels
 from voxelmill.inputs.readers.formats import open_volume
 

@@ -13,7 +13,7 @@ from runs import process
 from voxelmill.basics.errors import FormatError, SpacingError
 from voxelmill.basics.geometry import Box
 from voxelmill.basics.volume import Repair
-from voxelmill.config.settings import RepairConfig
+from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.inputs.readers.formats import open_volume
 from voxelmill.inputs.readers.tiff.stack_file_names import arrange, mean_slices
 from voxelmill.inputs.sources.case_names_and_spacing import CaseSource

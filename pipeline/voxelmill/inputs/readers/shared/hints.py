@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from voxelmill.basics.geometry import Triple
-from voxelmill.config.settings import RepairConfig
+from voxelmill.config.repair_settings import RepairConfig
 
 
 @dataclass(frozen=True)
