@@ -17,7 +17,7 @@ from voxelmill.cli.commands import app
 from voxelmill.cli.show_files import HINT, files_of
 from voxelmill.inputs.readers.files_in_messages import called
 from voxelmill.inputs.readers.formats import open_volume
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource
+from voxelmill.inputs.sources.case_source import CaseSource
 
 WORD = "Quixote"
 VOXELS = np.random.default_rng(0).integers(1, 2000, (6, 10, 12)).astype("i2")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from voxelmill.inputs.readers.files_in_messages import called
 from voxelmill.inputs.readers.formats import data_files
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource, Sources
+from voxelmill.inputs.sources.case_source import CaseSource, Sources
 from voxelmill.runs.report_json import Report
 from voxelmill.stages.ingest.opened_case import THE_LABEL
 

@@ -22,7 +22,7 @@ from voxelmill.basics.errors import MemoryLimitError, SourceError, VoxelmillErro
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from voxelmill.inputs.sources.case_names_and_spacing import Sources
+    from voxelmill.inputs.sources.case_source import Sources
     from voxelmill.runs.report_json import Report
 
 logger = logging.getLogger("voxelmill")

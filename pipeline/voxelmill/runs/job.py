@@ -17,7 +17,7 @@ from pathlib import Path
 from voxelmill.basics.errors import ConfigError, MemoryLimitError, StoreError
 from voxelmill.basics.stage_order import Stage, in_order
 from voxelmill.basics.user_paths import local_path
-from voxelmill.inputs.sources.case_names_and_spacing import Sources
+from voxelmill.inputs.sources.case_source import Sources
 from voxelmill.inputs.sources.discover import discover
 from voxelmill.inputs.sources.pseudonyms import check_mapping, write_mapping
 from voxelmill.runs.case_outcomes import Account

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from voxelmill.basics.errors import StoreError
 from voxelmill.config.settings import Config
-from voxelmill.inputs.sources.case_names_and_spacing import Sources
+from voxelmill.inputs.sources.case_source import Sources
 from voxelmill.runs.report_json import failed_cases
 from voxelmill.stages.fingerprint.fingerprint_json import Fingerprint
 from voxelmill.stages.planning.make_plan import make_plan

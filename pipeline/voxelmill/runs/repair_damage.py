@@ -17,7 +17,7 @@ from voxelmill.basics.stage_order import Stage, in_order
 from voxelmill.basics.user_paths import local_path
 from voxelmill.config.load_settings import make_config
 from voxelmill.config.settings import Config
-from voxelmill.inputs.sources.case_names_and_spacing import Sources
+from voxelmill.inputs.sources.case_source import Sources
 from voxelmill.inputs.sources.discover import discover
 from voxelmill.inputs.sources.pseudonyms import hint
 from voxelmill.inputs.sources.source_checksums import source_digest

@@ -17,7 +17,7 @@ from voxelmill.basics.errors import SettingsChangedError, StoreError
 from voxelmill.basics.stage_share import Share
 from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.config.settings import Config
-from voxelmill.inputs.sources.case_names_and_spacing import Sources
+from voxelmill.inputs.sources.case_source import Sources
 from voxelmill.inputs.sources.pseudonyms import hint
 from voxelmill.inputs.sources.source_checksums import source_digest, source_stats
 from voxelmill.stages.planning.plan_json import Plan

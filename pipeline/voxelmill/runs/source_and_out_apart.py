@@ -15,7 +15,7 @@ from pathlib import Path
 from voxelmill.basics.errors import ConfigError
 from voxelmill.inputs.readers import formats
 from voxelmill.inputs.readers.ome_zarr.ome_folder import holds_ome
-from voxelmill.inputs.sources.case_names_and_spacing import Sources
+from voxelmill.inputs.sources.case_source import Sources
 from voxelmill.storage import zarr_stores
 
 SWAPPED = "SOURCE comes first, then OUT: are they swapped?"

@@ -14,7 +14,8 @@ from voxelmill.basics.errors import FormatError, SourceError
 from voxelmill.config.dicom_settings import DicomConfig
 from voxelmill.inputs.readers.formats import open_volume
 from voxelmill.inputs.readers.formats_to_convert import CONVERTERS
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource, case_problem
+from voxelmill.inputs.sources.case_names_and_spacing import case_problem
+from voxelmill.inputs.sources.case_source import CaseSource
 from voxelmill.inputs.sources.discover import discover
 
 VOXELS = np.zeros((3, 4, 5), "i2")

@@ -12,7 +12,7 @@ from runs import attributes, group
 from source_support import refuse, touch
 
 import voxelmill
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource
+from voxelmill.inputs.sources.case_source import CaseSource
 from voxelmill.inputs.sources.discover import NO_LABEL, discover
 from voxelmill.inputs.sources.image_label_pairs import SUFFIXES, Pair, find_pairs
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from source_support import refuse, touch
 
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource
+from voxelmill.inputs.sources.case_source import CaseSource
 from voxelmill.inputs.sources.discover import discover
 
 

@@ -12,13 +12,8 @@ from typing import Any, NamedTuple
 
 from voxelmill.basics.errors import SourceError
 from voxelmill.inputs.readers import formats
-from voxelmill.inputs.sources.case_names_and_spacing import (
-    CaseSource,
-    check_case,
-    count_endings,
-    path_of,
-    stated_spacing,
-)
+from voxelmill.inputs.sources.case_names_and_spacing import check_case, count_endings, path_of, stated_spacing
+from voxelmill.inputs.sources.case_source import CaseSource
 
 FIRST = "_0000"
 """What follows a case's name in that of its first channel's file."""

@@ -16,7 +16,8 @@ from voxelmill.config.dicom_settings import DicomConfig
 from voxelmill.inputs.readers import formats
 from voxelmill.inputs.readers.formats_to_convert import CONVERTERS
 from voxelmill.inputs.readers.ome_zarr.ome_folder import holds_ome
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource, Sources, case_problem, check_case
+from voxelmill.inputs.sources.case_names_and_spacing import case_problem, check_case
+from voxelmill.inputs.sources.case_source import CaseSource, Sources
 from voxelmill.inputs.sources.image_folder import one_image, read_folder
 from voxelmill.inputs.sources.manifest_cases import read_manifest
 from voxelmill.inputs.sources.manifest_table import ENDINGS

@@ -13,7 +13,8 @@ from voxelmill.basics.errors import SourceError
 from voxelmill.inputs.readers import formats as readers
 from voxelmill.inputs.readers.nifti.header_voxel_pairs import is_header, is_stranger, is_voxels
 from voxelmill.inputs.readers.tiff.stack_folder import are_tiff_pages
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource, Sources, count_endings, stated_spacing
+from voxelmill.inputs.sources.case_names_and_spacing import count_endings, stated_spacing
+from voxelmill.inputs.sources.case_source import CaseSource, Sources
 from voxelmill.inputs.sources.image_label_pairs import (
     MANIFEST,
     Pair,

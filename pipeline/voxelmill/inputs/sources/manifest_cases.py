@@ -16,13 +16,12 @@ from voxelmill.basics.errors import SourceError
 from voxelmill.basics.geometry import Triple
 from voxelmill.inputs.readers import formats
 from voxelmill.inputs.sources.case_names_and_spacing import (
-    CaseSource,
-    Sources,
     case_problem,
     parse_spacing,
     path_of,
     stated_spacing,
 )
+from voxelmill.inputs.sources.case_source import CaseSource, Sources
 from voxelmill.inputs.sources.image_label_pairs import is_word, suffix_of
 from voxelmill.inputs.sources.manifest_table import Table, read_table
 

@@ -12,13 +12,8 @@ from typing import Any
 
 from voxelmill.basics.errors import SourceError
 from voxelmill.inputs.readers import formats
-from voxelmill.inputs.sources.case_names_and_spacing import (
-    CaseSource,
-    Sources,
-    check_case,
-    count_endings,
-    stated_spacing,
-)
+from voxelmill.inputs.sources.case_names_and_spacing import check_case, count_endings, stated_spacing
+from voxelmill.inputs.sources.case_source import CaseSource, Sources
 from voxelmill.inputs.sources.dataset_json import Description, describe, say_number
 from voxelmill.inputs.sources.dataset_json_cases import (
     Cases,

@@ -18,7 +18,7 @@ import google_crc32c
 from voxelmill.inputs.readers.formats import data_files
 from voxelmill.inputs.readers.tiff.stack_file_names import counts_of
 from voxelmill.inputs.readers.tiff.stack_folder import TIFF_ENDINGS, tiff_stem
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource
+from voxelmill.inputs.sources.case_source import CaseSource
 
 
 def source_digest(source: CaseSource) -> str:

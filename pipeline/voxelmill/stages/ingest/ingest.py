@@ -20,7 +20,7 @@ from voxelmill.basics.stage_share import Share
 from voxelmill.basics.volume import Volume
 from voxelmill.config.settings import Config
 from voxelmill.inputs.readers.formats import data_files, open_volume
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource, Sources
+from voxelmill.inputs.sources.case_source import CaseSource, Sources
 from voxelmill.inputs.sources.source_checksums import source_digest
 from voxelmill.kernels.statistics.channel_facts import ChannelFacts, Facts, nonzero_box
 from voxelmill.kernels.statistics.foreground_locations import ForegroundLocations

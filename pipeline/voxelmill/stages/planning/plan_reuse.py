@@ -12,7 +12,7 @@ import numpy as np
 
 from voxelmill.basics.errors import ConfigError, PlanError
 from voxelmill.config.settings import Config
-from voxelmill.inputs.sources.case_names_and_spacing import Sources
+from voxelmill.inputs.sources.case_source import Sources
 from voxelmill.kernels.clip_and_normalize import scheme_of
 from voxelmill.stages.fingerprint.dataset_statistics import case_facts
 from voxelmill.stages.planning.make_plan import refit

@@ -16,7 +16,7 @@ from voxelmill.basics.geometry import Box
 from voxelmill.basics.volume import Array, Convert, Volume
 from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.inputs.readers.formats import open_volume
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource
+from voxelmill.inputs.sources.case_source import CaseSource
 from voxelmill.stages.raw_store.stored_values import as_stored, image_names
 from voxelmill.storage.partial_files import write_whole
 

@@ -17,7 +17,7 @@ from runs import process
 from voxelmill.basics.errors import FormatError, GeometryError, SpacingError
 from voxelmill.basics.geometry import Box
 from voxelmill.inputs.readers.formats import case_stem, is_known, open_volume
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource
+from voxelmill.inputs.sources.case_source import CaseSource
 from voxelmill.inputs.sources.discover import discover
 
 RNG = np.random.default_rng(6)

@@ -16,7 +16,7 @@ from voxelmill.basics.volume import Repair
 from voxelmill.config.repair_settings import RepairConfig
 from voxelmill.inputs.readers.formats import open_volume
 from voxelmill.inputs.readers.tiff.stack_file_names import arrange, mean_slices
-from voxelmill.inputs.sources.case_names_and_spacing import CaseSource
+from voxelmill.inputs.sources.case_source import CaseSource
 from voxelmill.inputs.sources.discover import discover
 from voxelmill.inputs.sources.source_checksums import source_digest
 from voxelmill.stages.raw_store.raw_case import RawCase
