@@ -160,7 +160,7 @@ def test_words_that_are_names_of_other_tasks_stay_words(client):
         (fail_expectedly, "channel 0 ends early. Mend the file.", False),
         (
             fail_unexpectedly,
-            r"RuntimeError at test_graph:\d+, called by voxelmill.*:\d+\. This is a bug; OUT/logs .*",
+            r"RuntimeError at test_tasks:\d+, called by voxelmill.*:\d+\. This is a bug; OUT/logs .*",
             True,
         ),
         (
@@ -269,7 +269,7 @@ def test_a_tree_with_a_bad_leaf_fails_with_its_case(client):
 
 def test_a_merge_that_fails_is_told(client):
     leaves = [task(f"number-{i}", f"case{i}", double, i) for i in range(3)]
-    with pytest.raises(StageError, match=r"^merge: TypeError at test_graph:\d+, called"):
+    with pytest.raises(StageError, match=r"^merge: TypeError at test_tasks:\d+, called"):
         Engine(client, Reporter()).one("merge", tree("join-numbers", leaves, join, FAN_IN))
 
 
