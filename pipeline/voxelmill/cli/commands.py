@@ -91,7 +91,7 @@ def run(
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options, frozen=frozen)
-    _from_source(job, job.all_stages, source, options, FileNames(show_files))
+    _from_source(job, job.all_stages, source, out, options, show_files)
 
 
 @app.command()
@@ -103,16 +103,18 @@ def ingest(
     if options.dry_run:
         return typer.echo(options.job_script(out))
     job = _job(out, options, share)
-    _from_source(job, [Stage.INGEST], source, options, FileNames(show_files))
+    _from_source(job, [Stage.INGEST], source, out, options, show_files)
 
 
 def _from_source(
-    job: Job, stages: Collection[Stage], source: Path, options: Options, names: FileNames
+    job: Job, stages: Collection[Stage], source: Path, out: Path, options: Options, show_files: bool
 ) -> None:
+    """Do stages that begin with SOURCE; `out` is the path as it was typed."""
+    names = FileNames(show_files)
     with names.of_refusals():
         sources = names.found(source, job.discover(source))
         report = job.execute(stages, partial(_engine, job, options), sources)
-        finish(report, job.out, names)
+        finish(report, out, names)
 
 
 @app.command()
@@ -153,7 +155,7 @@ def preprocess(out: Out, options: Options, share: ShareOf = None, frozen: PlanFi
         return typer.echo(options.job_script(out))
     job = _job(out, options, share, frozen)
     stages = [Stage.PREPROCESS] if frozen is None else [Stage.PLAN, Stage.PREPROCESS]
-    finish(job.execute(stages, partial(_engine, job, options)), job.out)
+    finish(job.execute(stages, partial(_engine, job, options)), out)
 
 
 @app.command()

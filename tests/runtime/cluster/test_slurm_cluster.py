@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 
 import datasets
@@ -48,7 +49,7 @@ class Run:
 
     def __init__(self, source, out, *words, shards=MANY_SHARDS):
         self.out = out
-        self.log = (out.parent / "driver.log").open("w+")
+        self.log = tempfile.TemporaryFile("w+")
         command = [SCRIPT, "run", source, out, *shards, *JOBS, *words]
         self.process = subprocess.Popen(
             command, stdout=self.log, stderr=subprocess.STDOUT, env=ENVIRONMENT, cwd=out.parent
