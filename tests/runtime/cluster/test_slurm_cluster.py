@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 import time
 
 import datasets
@@ -49,7 +48,7 @@ class Run:
 
     def __init__(self, source, out, *words, shards=MANY_SHARDS):
         self.out = out
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = (out.parent / f"driver-{time.monotonic_ns()}.log").open("w+")
         command = [SCRIPT, "run", source, out, *shards, *JOBS, *words]
         self.process = subprocess.Popen(
             command, stdout=self.log, stderr=subprocess.STDOUT, env=ENVIRONMENT, cwd=out.parent
