@@ -1,1 +1,1 @@
-"""What comes in: files of every known format, and the cases that a SOURCE holds."""
+"""Input: readers for the image formats, and discovery of the cases in SOURCE."""

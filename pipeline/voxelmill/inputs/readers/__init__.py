@@ -1,1 +1,1 @@
-"""Paths in, lazily read volumes out; `formats` lists every format and the module that reads it."""
+"""Readers: a path in, a lazily read volume out. `formats` lists every format and its module."""

@@ -1,7 +1,7 @@
-"""Which of the files of an image messages speak of, as "DICOM file 21 in the order of names".
+"""Maps phrases used in messages, such as "DICOM file 21 in the order of names", to the files they mean.
 
-In: the path of an image. Out: words of messages, each with a file that they mean. Reads names, and of DICOM
-the headers; what cannot be read has no words.
+In: the path of an image. Out: pairs of phrase and file. This module reads file names and, for DICOM, headers;
+files that cannot be read are skipped.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from voxelmill.inputs.readers.dicom.slice_headers import Slice
 
 Called = Iterator[tuple[str, Path]]
+"""Pairs of a phrase that messages use and the file it stands for."""
 
 
 def called(path: Path) -> Called:
-    """What messages call the files of an image that is more than one file; a file may have several words."""
+    """Yield the phrases that messages use for the files of a multi-file image; a file may have several."""
     kind = find_format(path)
     if kind is DICOM:
         yield from _of_series(list(dicom_files(path)))
@@ -39,10 +40,10 @@ def _of_series(files: Sequence[Path]) -> Called:
 
     yield from ((f"DICOM file {n} in the order of names", file) for n, file in enumerate(files, 1))
     slices: list[Slice] = []
-    with suppress(VoxelmillError, OSError):  # of a header that cannot be read; the words above name it
+    with suppress(VoxelmillError, OSError):  # a header cannot be read: the phrases above name its file
         slices, _ = read_slices(files)
     for piece in slices:
-        with suppress(VoxelmillError):
+        with suppress(VoxelmillError):  # a slice without a usable orientation has no description
             yield describe(piece), piece.path
         if piece.is_localizer:
             yield "localiser(s) set aside", piece.path

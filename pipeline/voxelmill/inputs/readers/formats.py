@@ -1,7 +1,7 @@
-"""Source files of every known format, opened as lazily read volumes.
+"""The registry of image formats: recognises the format of a path and opens it as a lazily read volume.
 
-In: a path. Out: a `Volume`. A format is one module with a function ``open_volume(path, hints)`` and one
-line in `FORMATS`. The libraries that read a format are imported when its first file is opened.
+In: a path. Out: a `Volume`. Each format is one module with a function ``open_volume(path, hints)`` and one
+row in `FORMATS`. The libraries of a format are imported when its first file is opened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,19 @@ from voxelmill.inputs.readers.tiff.stack_folder import TIFF_ENDINGS, tiff_files
 
 @dataclass(frozen=True)
 class Format:
-    """A family of files that one module reads."""
+    """A file format and the module that reads it.
+
+    Attributes
+    ----------
+    name : str
+        As messages show it.
+    module : str
+        Module below `voxelmill.inputs.readers` that holds ``open_volume``.
+    endings : tuple of str
+        File name endings in lower case, with the dot.
+    states_spacing : bool
+        Whether every file of this format states its spacing.
+    """
 
     name: str
     module: str
@@ -58,7 +70,7 @@ FORMATS = (
 )
 
 _DETACHED = (".mhd", ".mha", ".nhdr", ".nrrd")
-"""Headers that may name other files, which hold their voxels."""
+"""Endings of headers whose voxels may lie in other files."""
 
 _OTHER_ENDINGS = (
     ".raw",
@@ -69,6 +81,7 @@ _OTHER_ENDINGS = (
     ".yaml",
     ".toml",
 )
+"""Endings of other common files, which `known_ending` may show beside those of the formats."""
 
 
 def open_volume(
@@ -82,29 +95,35 @@ def open_volume(
 ) -> Volume:
     """Open an image file, or a folder that holds a DICOM series, a TIFF stack or an OME-Zarr image.
 
-    Reads headers only; a header that asks for more bytes than the file can hold is refused here.
+    Only headers are read. A header that asks for more bytes than the file can hold is refused here.
 
     Parameters
     ----------
     path : Path
-        File, or folder.
+        File or folder.
     spacing : (z, y, x), optional
-        Millimetres; goes before what the file states, and is needed where it states none.
+        In millimetres. Overrides the spacing in the file; required where the file states none.
     dicom_series : str, optional
         The series to read where a folder holds several: its SeriesInstanceUID, or its number from 1.
     dicom_padding : {"minimum", "keep"}
-        What voxels of DICOM become that hold PixelPaddingValue: the lowest value of all others, or nothing.
+        How DICOM voxels that hold PixelPaddingValue are treated: replaced by the lowest value of all other
+        voxels, or kept.
     repair : RepairConfig, optional
         Problems to accept; by default none.
     is_label : bool
-        Whether values are labels, which nothing may be made between.
+        Whether values are labels, which must not be interpolated.
+
+    Returns
+    -------
+    Volume
+        Channels, z, y, x; spacing and origin in millimetres, in ITK's LPS world.
 
     Raises
     ------
     FormatError
-        If the file is missing, of no known format, or not what its format says.
+        If the file is missing, has no known format, or does not follow its format.
     GeometryError, SpacingError
-        If its grid makes no sense, or its spacing is missing or irregular.
+        If its grid is invalid, or its spacing is missing or irregular.
     """
     with readable():
         found = find_format(path)
@@ -119,14 +138,14 @@ def open_volume(
 
 
 def _open(found: Format, path: Path, hints: Hints) -> Volume:
-    """Let a format's module read a header; what libraries raise over a damaged one is theirs to choose."""
+    """Open a path with its format's module; turn whatever a library raises into a `FormatError`."""
     module = import_module(f"{READERS}.{found.module}")
     try:
-        with np.errstate(all="ignore"):  # numbers without sense are refused, not warned of
+        with np.errstate(all="ignore"):  # invalid numbers are refused later; NumPy need not warn
             volume: Volume = module.open_volume(path, hints)
     except (VoxelmillError, OSError):
         raise
-    except decompression.ERRORS:
+    except decompression.ERRORS:  # `readable` in `open_volume` words these
         raise
     except Exception as error:
         if is_own_fault(error):
@@ -144,9 +163,10 @@ def _open(found: Format, path: Path, hints: Hints) -> Volume:
 
 
 def find_format(path: Path) -> Format | None:
-    """The format of a path: by its ending, else by content; None where neither tells."""
+    """Return the format of a path, by its ending or else by its content; None if both are unknown."""
     ending = _ending(path)
     for known in FORMATS:
+        # DICOM files may end in .img as well
         if ending in known.endings and not (ending == ".img" and holds_dicom(path)):
             return known
     if holds_ome(path):
@@ -157,9 +177,9 @@ def find_format(path: Path) -> Format | None:
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
-    """The data files that a header names within its folder, or the other file of a pair.
+    """Return the existing data files that a header names in its folder, or the other file of a pair.
 
-    Those that are there; nothing for other files, and for a header that cannot be read: its reader says why.
+    The result is empty for other files, and for a header that cannot be read: opening it reports why.
     """
     if header_voxel_pairs.is_header(path) or header_voxel_pairs.is_voxels(path):
         other = header_voxel_pairs.other_half(path)
@@ -175,28 +195,28 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 
 def is_known(path: Path) -> bool:
-    """Whether `open_volume` has a reader for this path; a path with a known ending need not exist."""
+    """Return whether `open_volume` has a reader for this path; a path with a known ending need not exist."""
     return find_format(path) is not None
 
 
 def states_spacing(path: Path) -> bool:
-    """Whether every file of this format states the distance between voxels."""
+    """Return whether every file in the format of this path states its spacing."""
     found = find_format(path)
     return found is not None and found.states_spacing
 
 
 def case_stem(path: Path) -> str:
-    """The name of a path without the ending of its format: ``a.b.nii.gz`` -> ``a.b``."""
+    """Return the name of a path without the ending of its format: ``a.b.nii.gz`` -> ``a.b``."""
     return path.name[: len(path.name) - len(_ending(path))]
 
 
 def known_endings() -> tuple[str, ...]:
-    """Every ending that tells a format."""
+    """Return the file name endings of all formats."""
     return tuple(ending for known in FORMATS for ending in known.endings)
 
 
 def known_ending(path: Path) -> str:
-    """The ending of a name as it may be shown: what follows a dot can also be a part of a patient's name."""
+    """Return the ending of a name, or ".?" if unknown: text after a dot may be part of a patient's name."""
     ending = path.suffix.lower()
     known = {
         *_OTHER_ENDINGS,

@@ -1,6 +1,6 @@
-"""Formats of microscopes that no module here reads, and what makes readable files of them.
+"""Microscopy formats that voxelmill does not read, and the programs that convert them.
 
-In: the ending of a file. Out: words. Opens nothing.
+In: a file name ending. Out: text for messages. Opens no file.
 """
 
 from __future__ import annotations
@@ -18,4 +18,4 @@ CONVERTERS = {
     ".stk": _BIO_FORMATS,
     ".svs": _BIO_FORMATS,
 }
-"""What each ending is converted with."""
+"""File name ending to the advice on how to convert such a file."""

@@ -1,6 +1,6 @@
-"""NumPy's .npy, mapped: (z, y, x) or (c, z, y, x).
+"""The reader for NumPy's .npy files, memory-mapped: (z, y, x) or (c, z, y, x).
 
-In: a path and the spacing, which no .npy states. Out: a volume along the world's axes. Never unpickles.
+In: a path, and a spacing, which .npy cannot state. Out: a volume with identity direction. Never unpickles.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from voxelmill.inputs.readers.shared.packed_voxels import PackedVolume, Packing
 
 def open_volume(path: Path, hints: Hints) -> Volume:
     """Open a .npy file; see `voxelmill.inputs.readers.formats.open_volume`."""
-    array = _map(path)
+    array = _map(path)  # only for its type, shape and offset
     if hints.spacing is None:
         raise SpacingError(
             'a .npy file states no spacing. Add a `spacing` column "z,y,x" in mm to a manifest, or a '
@@ -36,7 +36,7 @@ def _map(path: Path) -> np.memmap:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
-    except Exception as error:  # NumPy parses the header as Python, and asks for as much as it says
+    except Exception as error:  # NumPy evaluates the header and trusts its sizes: anything can be raised
         if is_own_fault(error):
             raise
         raise FormatError(

@@ -1,1 +1,1 @@
-"""DICOM: series of files, and files of many frames."""
+"""The DICOM reader: series of single-slice files, and multi-frame files."""

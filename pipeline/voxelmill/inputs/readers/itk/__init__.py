@@ -1,1 +1,1 @@
-"""MetaImage and NRRD, whose grids ITK understands, and the segmentations of 3D Slicer."""
+"""The readers for MetaImage and NRRD, with ITK's conventions, and for segmentations of 3D Slicer."""

@@ -1,1 +1,1 @@
-"""NIfTI-1 and NIfTI-2, and the pairs of Analyze 7.5."""
+"""The reader for NIfTI-1, NIfTI-2 and Analyze 7.5 pairs."""

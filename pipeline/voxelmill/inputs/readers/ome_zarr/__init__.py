@@ -1,1 +1,1 @@
-"""OME-Zarr 0.4 and 0.5."""
+"""The reader for OME-Zarr 0.4 and 0.5."""

@@ -1,1 +1,1 @@
-"""What several formats share: packed voxels, compression, axes with units, uneven slices."""
+"""Code shared by several formats: packed voxels, compression, axes with units, uneven slices."""

@@ -1,6 +1,6 @@
-"""What microscopy formats share: axes told by letters, lengths told with units, one piece held at a time.
+"""Helpers for microscopy formats: axes named by letters, units of length, and a cache of one piece.
 
-In: arrays, letters, names of units. Out: arrays in the order that is wanted, millimetres. Knows no format.
+In: arrays, axis letters, names of units. Out: transposed arrays, millimetres. Knows no format.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from voxelmill.basics.geometry import Triple
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
+# millimetres per unit
 _NAMES = {
     "angstrom": 1e-7,
     "picometer": 1e-9,
@@ -30,12 +31,12 @@ _NAMES = {
     "foot": 304.8,
 }
 _SYMBOLS = {
-    "\u00c5": 1e-7,  # the letter, and below the sign for angstrom
+    "\u00c5": 1e-7,  # the letter A with ring; the next key is the angstrom sign
     "\u212b": 1e-7,
     "pm": 1e-9,
     "nm": 1e-6,
     "um": 1e-3,
-    "\u00b5m": 1e-3,  # the sign for micro, and below the letter
+    "\u00b5m": 1e-3,  # the micro sign; the next key is the Greek letter mu
     "\u03bcm": 1e-3,
     "mm": 1.0,
     "cm": 10.0,
@@ -48,7 +49,7 @@ _PLURALS = {"inches": "inch", "feet": "foot"}
 
 
 def millimetres(unit: object) -> float | None:
-    """Length of a unit, from its UDUNITS name, singular or plural, or its symbol; None where unknown."""
+    """Return the length of a unit, given by UDUNITS name (singular or plural) or symbol; None if unknown."""
     if not isinstance(unit, str):
         return None
     symbol = unit.strip().replace("\\u00B5", "\u00b5")  # as ImageJ escapes it
@@ -57,7 +58,7 @@ def millimetres(unit: object) -> float | None:
 
 
 def arrange(array: Array, axes: str, wanted: str) -> Array:
-    """A view with the axes in another order; those that `array` lacks have length 1."""
+    """Return a view with the axes in the `wanted` order; axes that `array` lacks get length 1."""
     lacking = "".join(axis for axis in wanted if axis not in axes)
     present = axes + lacking
     view = array.reshape(*array.shape, *(1 for _ in lacking)) if lacking else array
@@ -65,12 +66,21 @@ def arrange(array: Array, axes: str, wanted: str) -> Array:
 
 
 def complete_spacing(stated: Mapping[str, float], slices: int, what: str) -> Triple:
-    """Spacing from what a file states of "z", "y" and "x"; a single slice needs none along z.
+    """Return the spacing (z, y, x) in millimetres from the steps that a file states per axis.
+
+    Parameters
+    ----------
+    stated : mapping of str to float
+        Millimetres along "z", "y" and "x", as far as stated.
+    slices : int
+        Length of z; a single slice needs no spacing along z.
+    what : str
+        Subject of the error message.
 
     Raises
     ------
     SpacingError
-        Naming the axes of which nothing usable is stated.
+        If an axis has no usable spacing; names the axes.
     """
     known = {axis: step for axis, step in stated.items() if 0 < step < float("inf")}
     if slices == 1:
@@ -86,7 +96,7 @@ def complete_spacing(stated: Mapping[str, float], slices: int, what: str) -> Tri
 
 
 class Latest(Generic[T]):
-    """The piece that was read last; it is dropped before the next one is read."""
+    """A cache of the piece read last, which is dropped before the next one is read."""
 
     def __init__(self, read: Callable[[int], T]) -> None:
         self._read = read

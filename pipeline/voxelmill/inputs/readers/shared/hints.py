@@ -1,6 +1,6 @@
-"""What a reader is told beside a path: spacing, which series, what is accepted.
+"""The options of a reader beside the path: spacing, DICOM series, accepted problems.
 
-In: what a user chose. Out: `Hints`, which every ``open_volume`` takes.
+In: choices of the user. Out: `Hints`, which every ``open_volume`` takes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,21 @@ from voxelmill.config.repair_settings import RepairConfig
 
 @dataclass(frozen=True)
 class Hints:
-    """What a caller knows of a source that its files may not state."""
+    """Options for opening a source; see `voxelmill.inputs.readers.formats.open_volume`.
+
+    Attributes
+    ----------
+    spacing : (z, y, x) or None
+        In millimetres; overrides the spacing in the file.
+    dicom_series : str or None
+        SeriesInstanceUID, or number from 1.
+    dicom_padding : {"minimum", "keep"}
+        Treatment of voxels that hold PixelPaddingValue.
+    repair : RepairConfig
+        Problems to accept.
+    is_label : bool
+        Whether values are labels, which must not be interpolated.
+    """
 
     spacing: Triple | None = None
     dicom_series: str | None = None

@@ -1,6 +1,6 @@
-"""What formats share that keep their voxels one after another in one file, plain or compressed.
+"""The volume of formats that store their voxels contiguously in one file, plain or compressed.
 
-In: where the bytes lie and how they are laid out. Out: a `PackedVolume`. Knows no header of any format.
+In: the place and layout of the bytes. Out: a `PackedVolume`. Knows no header of any format.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ from voxelmill.inputs.readers.shared import decompression, voxels_as_text
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the voxels of a volume lie in a file.
+    """The place and layout of a volume's voxels in a file.
 
     Attributes
     ----------
+    path : Path
+        The file.
     dtype : numpy.dtype
-        Of one value, with the byte order of the file.
+        Type of one value, in the byte order of the file.
     offset : int
-        Byte of the file at which data, perhaps compressed, begin.
+        Byte of the file at which the (possibly compressed) data begin.
     skip : int
-        Bytes to leave out after that, counted in what decompression yields.
+        Bytes to skip after `offset`, counted after decompression.
     codec : str or None
-        "gzip", "zlib", "bzip2"; "decimal" or "hex" for text; or None for plain bytes.
+        "gzip", "zlib", "bzip2"; "decimal" or "hex" for text; None for plain bytes.
     is_interleaved : bool
         Whether the channels of a voxel lie together: (z, y, x, c) instead of (c, z, y, x).
     """
@@ -52,11 +54,11 @@ class Packing:
 
     @property
     def contents(self) -> str:
-        """What messages call bytes that are not plain."""
+        """The name of encoded bytes in messages."""
         return "voxels as text" if self.codec in voxels_as_text.CODECS else "compressed data"
 
     def open(self) -> io.RawIOBase | io.BufferedIOBase:
-        """The plain bytes from the first voxel on, read forward."""
+        """Open a forward stream of plain bytes that begins at the first voxel."""
         stream = open_stream(self.path, self.codec, self.offset, self.dtype)
         if self.codec is None:
             stream.seek(self.skip, io.SEEK_CUR)
@@ -66,7 +68,18 @@ class Packing:
 
 
 class PackedVolume(Volume):
-    """A volume whose voxels lie one after another in one file.
+    """A volume whose voxels lie contiguously in one file.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The grid; its shape is (z, y, x).
+    packing : Packing
+        The place and layout of the voxels.
+    channels : int
+        Number of channels.
+    **facts
+        Further arguments of `Volume`.
 
     Raises
     ------
@@ -82,7 +95,7 @@ class PackedVolume(Volume):
         self._check_size()
 
     def slabs(self, depth: int) -> Iterator[Slab]:
-        """Every voxel once, in the order of the file; see `Volume.slabs`."""
+        """Yield every voxel once, in the order of the file; see `Volume.slabs`."""
         planes = 1 if self._packing.is_interleaved else self.channels
         length = self.geometry.shape[0]
         memory = self._empty(min(depth, length))
@@ -97,11 +110,11 @@ class PackedVolume(Volume):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes held beside a slab: buffers of decompression, and a slice more that should not be there."""
+        """Bytes held beside a slab: decompression buffers, and one slice to detect surplus data."""
         return 0 if self._packing.codec is None else decompression.HELD_BYTES + self._slice_bytes()
 
     def fill(self, box: Box, out: npt.NDArray[Any], convert: Convert | None = None) -> None:
-        """Put a (c, z, y, x) box into `out`; maps the file where it is not compressed."""
+        """Read a (c, z, y, x) box into `out`; memory-maps uncompressed files."""
         if self._packing.codec is not None:
             return super().fill(box, out, convert)
         at = self._packing
@@ -123,7 +136,7 @@ class PackedVolume(Volume):
         return np.empty(shape, self._packing.dtype)
 
     def _first(self, memory: npt.NDArray[Any], slices: int) -> npt.NDArray[Any]:
-        """The front of what `_empty` made, for fewer slices."""
+        """Return the first `slices` slices of an array made by `_empty`."""
         return memory[:slices] if self._packing.is_interleaved else memory[:, :slices]
 
     def _fill(self, stream: io.RawIOBase | io.BufferedIOBase, data: npt.NDArray[Any], before: int) -> int:
@@ -153,14 +166,14 @@ class PackedVolume(Volume):
         return self._bytes() // self.geometry.shape[0]
 
     def _open(self) -> io.RawIOBase | io.BufferedIOBase:
-        """The plain bytes of all voxels, read forward."""
+        """Open a forward stream of the plain bytes of all voxels."""
         return self._packing.open()
 
     def _check_size(self) -> None:
         check_held(self._packing, self._bytes(), self._slice_bytes())
 
     def _check_end(self, stream: io.RawIOBase | io.BufferedIOBase) -> None:
-        """Read to the end, so that checksums are compared and a slice too many is found."""
+        """Read to the end of a compressed stream: this verifies its checksum and detects surplus slices."""
         if self._packing.codec is None:
             return
         try:
@@ -178,19 +191,21 @@ class PackedVolume(Volume):
 
 
 def check_held(packing: Packing, expected: int, surplus: int) -> None:
-    """Compare the size of a file with what its voxels need.
+    """Check that the size of a file fits its voxels.
 
     Parameters
     ----------
+    packing : Packing
+        The place and layout of the voxels.
     expected : int
-        Bytes of voxels.
+        Bytes of voxels, uncompressed.
     surplus : int
-        Bytes after them that are too many.
+        Number of bytes after the voxels from which the file is refused.
 
     Raises
     ------
     FormatError
-        If it cannot hold them, or, not compressed, holds too many.
+        If the file is too small, or is uncompressed and too large.
     """
     if min(packing.skip, packing.offset) < 0:
         raise FormatError("the header puts the voxels before the file begins. Mend the header.")
@@ -209,7 +224,7 @@ def check_held(packing: Packing, expected: int, surplus: int) -> None:
 def open_stream(
     path: Path, codec: str | None, offset: int = 0, dtype: np.dtype[Any] | None = None
 ) -> io.RawIOBase | io.BufferedIOBase:
-    """The bytes of a file from `offset` on, decompressed; `dtype` is of numbers that are written as text."""
+    """Open the decompressed bytes of a file from `offset` on; `dtype` is that of decimal text."""
     file = path.open("rb", buffering=0)
     file.seek(offset)
     if codec is None:
@@ -220,13 +235,13 @@ def open_stream(
 
 
 def forget(mapped: np.memmap) -> None:
-    """Give up the pages of a mapped file that were read: they would count as memory of this process."""
+    """Release the pages of a mapped file: the system counts them as memory of this process."""
     pages: Any = mapped.base
     pages.madvise(mmap.MADV_DONTNEED)
 
 
 def fill(stream: io.RawIOBase | io.BufferedIOBase, data: npt.NDArray[Any]) -> int:
-    """Read into an array until it is full or the stream ends; returns the bytes read."""
+    """Read into an array until it is full or the stream ends; return the number of bytes read."""
     view = data.reshape(-1).view(np.uint8).data
     filled = 0
     while filled < len(view) and (count := stream.readinto(view[filled:])):
@@ -235,12 +250,12 @@ def fill(stream: io.RawIOBase | io.BufferedIOBase, data: npt.NDArray[Any]) -> in
 
 
 def data_file(header: Path, stated: str) -> Path:
-    """The data file that a detached header names, which lies in the header's folder or below.
+    """Return the path of the data file that a detached header names.
 
     Raises
     ------
     FormatError
-        If it names one elsewhere.
+        If it lies outside the header's folder.
     """
     data = within(header.parent, stated)
     if data is None:
@@ -252,7 +267,7 @@ def data_file(header: Path, stated: str) -> Path:
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Turn the errors of the file system, which name files, into a `FormatError`, which does not."""
+    """Turn errors of the file system, which name files, into a `FormatError`, which does not."""
     try:
         yield
     except FileNotFoundError:
@@ -265,7 +280,13 @@ def readable() -> Iterator[None]:
 
 
 def supported(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type itself where it is a real number of at most 64 bits; a `FormatError` where not."""
+    """Return the type unchanged if it is a real number of at most 64 bits.
+
+    Raises
+    ------
+    FormatError
+        If it is not.
+    """
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise FormatError(
             f"voxels are of type {dtype}; integers and floats of up to 64 bits are read. Convert the file."

@@ -1,13 +1,13 @@
-"""Where slices lie -> an even grid, and where they are uneven, which two slices each new one lies between.
+"""Fits an even grid to slice positions, and interpolates the slices of an even grid from uneven ones.
 
-In: positions in millimetres, ascending. Out: an `Even` grid, a `Between` for each slice of it, and planes
-made of two. Knows no format. With f the positions in units of the new step, slice j between f[i] and
+In: positions in millimetres, ascending. Out: an `Even` grid, a `Between` for each of its slices, and
+interpolated planes. Knows no format. With f the positions in units of the new step, slice j between f[i] and
 f[i + 1] is
 
     (1 - w) * plane[i] + w * plane[i + 1],    w = (j - f[i]) / (f[i + 1] - f[i]),
 
-which gives back exactly any volume that is linear along z; integers are rounded to the nearest, halves to
-even. A label is the nearer plane, the first one in the middle.
+which reproduces any volume that is linear along z exactly. Integers are rounded to the nearest, halves to
+even. A label takes the nearer plane, and the first one if both are equally near.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from voxelmill.inputs.readers.shared.axes_and_units import Latest
 
 Vector = npt.NDArray[np.float64]
 
-COINCIDES = 1e-3  # of the new step: slices that lie this near to where one is needed stay as they are
-MOST_MADE = 10  # times as many slices as there were: beyond that a position is wrong
+COINCIDES = 1e-3
+"""Fraction of the new step: a slice this near to a place on the grid is taken unchanged."""
 
+MOST_MADE = 10
+"""Upper limit for new slices over old slices: a larger ratio means that a position is wrong."""
 
-SHRINKS = 120  # times that the range of steps is cut by a third: until only rounding is left of it
+SHRINKS = 120
+"""Iterations of the ternary search: 120 cuts by a third leave rounding error only."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ class Even:
 
     Attributes
     ----------
+    first, step : float
+        In millimetres along the normal.
     off : array
-        For each slice that is there, in steps, how far it lies from its place.
+        Signed distance of each existing slice from its place on the grid, in steps.
     """
 
     first: float
@@ -47,34 +52,40 @@ class Even:
 
     @property
     def is_close(self) -> bool:
-        """Whether no slice lies farther from its place than `SAME_GRID`.
+        """Whether every slice lies within `SAME_GRID` of its place.
 
-        Then two neighbours are 0.8 to 1.2 steps apart: where a slice is missing it is two steps, which no
-        grid is close to, however long the series.
+        Two neighbours are then 0.8 to 1.2 steps apart. A missing slice makes a gap of two steps, so no grid
+        is close, however long the series is.
         """
         return bool(np.abs(self.off).max() <= SAME_GRID)
 
 
 @dataclass(frozen=True)
 class Between:
-    """Where a slice of the grid comes from: `weight` of the way from slice `first` to the next one."""
+    """The origin of a slice of the grid: `weight` (0 to 1) of the way from slice `first` to the next one."""
 
     first: int
     weight: float = 0.0
 
 
 def median_step(positions: Sequence[float]) -> float:
-    """Millimetres from slice to slice, the lower one of two middle values."""
+    """Return the median step between slices in millimetres; the lower of two middle values."""
     steps = np.sort(np.diff(positions))
     return float(steps[(len(steps) - 1) // 2])
 
 
 def fit_even(positions: Sequence[float], numbers: Sequence[int]) -> Even:
-    """The even grid that slices lie on, of which `numbers` says which is which; the first is number 0.
+    """Fit an even grid to slices.
 
-    It goes from the first slice to the last, as in ITK and the tools that labels are drawn with, where that
-    leaves every slice within `SAME_GRID` of its place; elsewhere it is the grid of the smallest largest
-    deviation.
+    The grid runs from the first slice to the last, as in ITK and in annotation tools, if that leaves every
+    slice within `SAME_GRID` of its place. Otherwise it is the grid with the smallest maximum deviation.
+
+    Parameters
+    ----------
+    positions : sequence of float
+        In millimetres along the normal, ascending.
+    numbers : sequence of int
+        Number of each slice on the grid, ascending; the first is 0.
     """
     at, index = np.asarray(positions, float), np.asarray(numbers, float)
     found = _even(at, index, positions[0], (positions[-1] - positions[0]) / numbers[-1])
@@ -86,7 +97,7 @@ def _even(at: Vector, index: Vector, first: float, step: float) -> Even:
 
 
 def _closest(at: Vector, index: Vector) -> Even:
-    """The range of ``at - step * index`` is convex in the step, which is searched by thirds."""
+    """Minimise the range of ``at - step * index``, which is convex in the step, by ternary search."""
     steps = np.diff(at) / np.diff(index)
     low, high = float(steps.min()), float(steps.max())
     for _ in range(SHRINKS):
@@ -101,7 +112,7 @@ def _closest(at: Vector, index: Vector) -> Even:
 
 
 def fill_gaps(positions: Sequence[float]) -> tuple[list[Between], Even] | None:
-    """Put in the slices that are missing where every gap is a whole number of steps.
+    """Fill in missing slices if every gap is a whole number of steps.
 
     Returns
     -------
@@ -110,7 +121,7 @@ def fill_gaps(positions: Sequence[float]) -> tuple[list[Between], Even] | None:
     even : Even
         The grid.
     None
-        Where gaps are no whole numbers of steps, or nothing is missing.
+        If a gap is not a whole number of steps, nothing is missing, or `MOST_MADE` is reached.
     """
     gaps = np.diff(positions)
     counts = np.rint(gaps / median_step(positions)).astype(int)
@@ -125,12 +136,12 @@ def fill_gaps(positions: Sequence[float]) -> tuple[list[Between], Even] | None:
 
 
 def even_out(positions: Sequence[float]) -> list[Between] | None:
-    """Slices from the first position to the last, about the median step apart.
+    """Place slices evenly from the first position to the last, about the median step apart.
 
     Returns
     -------
     list of Between or None
-        None where that would be more than `MOST_MADE` times as many slices.
+        None if that would make `MOST_MADE` times as many slices or more.
     """
     extent = positions[-1] - positions[0]
     steps = max(round(extent / median_step(positions)), 1)
@@ -149,11 +160,12 @@ def _between(places: Vector, j: int) -> Between:
 
 
 def slice_maker(read: Callable[[int], Array], is_label: bool) -> Callable[[Between], Array]:
-    """A function that gives the slices of a grid, of those that `read` gives by number.
+    """Return a function that makes the slices of a grid from those that `read` returns by number.
 
-    Asked for in order, each is read once; two at most are held.
+    If slices are requested in order, each source slice is read once and at most two are held.
     """
-    even, odd = Latest(read), Latest(read)  # two neighbours are never in one of them
+    # one cache for even numbers and one for odd ones: two neighbours never evict each other
+    even, odd = Latest(read), Latest(read)
 
     def plane(place: Between) -> Array:
         first = (even, odd)[place.first % 2][place.first]
@@ -166,7 +178,7 @@ def slice_maker(read: Callable[[int], Array], is_label: bool) -> Callable[[Betwe
 
 
 def blend(first: Array, second: Array, weight: float, is_label: bool) -> Array:
-    """The plane `weight` of the way between two; holds one plane of float64 beside the result."""
+    """Interpolate between two planes; needs one float64 plane beside the result."""
     if is_label:
         return first if weight <= 0.5 else second
     plane = np.subtract(second, first, dtype=np.float64)

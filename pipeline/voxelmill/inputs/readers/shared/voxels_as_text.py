@@ -1,6 +1,6 @@
-"""Voxels that a file holds as text, read as the bytes they stand for: forward only, in bounded memory.
+"""Decodes voxels stored as text into bytes: forward only, in bounded memory.
 
-In: a file of numbers in decimal, or of bytes as hexadecimal digits. Out: a stream of bytes. Knows no header.
+In: a file of decimal numbers, or of bytes as hexadecimal digits. Out: a stream of bytes. Knows no header.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 CODECS = ("decimal", "hex")
 _CHUNK = 1 << 14
 MOST_DIGITS = 512
-"""Characters of a number; longer ones are none."""
-_BETWEEN = bytes.maketrans(b",{}", b"   ")  # beside blanks, as NRRD's own library has it
+"""Longest number in characters; anything longer is refused."""
+_BETWEEN = bytes.maketrans(b",{}", b"   ")  # separators beside blanks, as in NRRD's own library
 _BLANKS = b" \t\n\r\f\v"
 
 
 class TextStream(io.RawIOBase):
-    """What a text stands for, as bytes of `dtype` or, without one, of pairs of hexadecimal digits.
+    """The bytes that a text encodes: decimal numbers of type `dtype`, or hexadecimal digits if it is None.
 
     Raises
     ------
     FormatError
-        From `readinto`, if the text holds something else.
+        From `readinto`, if the text holds anything else.
     """
 
     def __init__(self, file: io.RawIOBase, dtype: np.dtype[Any] | None) -> None:
@@ -41,11 +41,11 @@ class TextStream(io.RawIOBase):
         self._ended = False
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill the front of a buffer; returns how many bytes, 0 at the end."""
+        """Read up to ``len(buffer)`` bytes into a buffer; return their number, 0 at the end."""
         while not self._ready and not self._ended:
             text = self._file.read(_CHUNK) or b""
             self._ended = not text
@@ -57,13 +57,13 @@ class TextStream(io.RawIOBase):
         return len(taken)
 
     def close(self) -> None:
-        """Close the file below too."""
+        """Close the underlying file too."""
         self._file.close()
         super().close()
 
 
 def _hexadecimal(text: bytes, is_last: bool) -> tuple[bytes, bytes]:
-    """The bytes of a text, and a digit whose other half is not there yet."""
+    """Return the bytes of a text, and a last digit if its pair is incomplete so far."""
     digits = text.translate(None, _BLANKS)
     whole = len(digits) - (0 if is_last else len(digits) % 2)
     try:
@@ -78,6 +78,7 @@ def _hexadecimal(text: bytes, is_last: bool) -> tuple[bytes, bytes]:
 def _numbers_of(dtype: np.dtype[Any]) -> Callable[[bytes, bool], tuple[bytes, bytes]]:
     def decode(text: bytes, is_last: bool) -> tuple[bytes, bytes]:
         text = text.translate(_BETWEEN)
+        # a number at the end may go on in the next chunk
         end = len(text) if is_last else max(map(text.rfind, (bytes([b]) for b in _BLANKS))) + 1
         rest = text[end:]
         if len(rest) > MOST_DIGITS:
@@ -96,6 +97,7 @@ def _numbers(words: list[bytes], dtype: np.dtype[Any]) -> bytes:
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             found = np.array(values, dtype)
+        # infinity is allowed where the text says so, not where a number overflows its type
         if np.isinf(found).sum() > sum(map(math.isinf, values)):
             raise _no_number(dtype)
         return found.tobytes()

@@ -1,1 +1,1 @@
-"""TIFF: one file of pages, or a folder of numbered files that make a stack."""
+"""The TIFF reader: a multi-page file, or a folder of numbered files that make up a stack."""
