@@ -1,1 +1,1 @@
-"""What things are, and what every room needs: errors, boxes and grids, volumes, paths. Opens no file."""
+"""Basic types that every other package uses: errors, boxes and grids, volumes, paths. They open no file."""

@@ -1,7 +1,7 @@
-"""Every error a user can meet.
+"""All errors that a user can see.
 
-Each message has four parts, in one or two sentences: what is wrong, what was found against what was
-expected, where, and what to do. It never holds a file name, since a file name can hold a patient's name.
+Each message says in one or two sentences what is wrong, what was found and what was expected, where, and
+what to do. It never holds a file name, because a file name can hold a patient's name.
 """
 
 import errno
@@ -16,14 +16,14 @@ CANNOT_WRITE = {
     errno.EDQUOT: ("the quota of OUT's disk is used up", "make room"),
     errno.EROFS: ("OUT's disk cannot be written any more", "see that it can be"),
 }
-"""What is wrong and what to do, for errors that come of writing alone: SOURCE is read, so they are OUT's.
+"""By errno: what is wrong and what to do. Only writing raises these errors, so they always concern OUT.
 
-Whatever else is written after one of them fails as well: no other case can succeed.
+After one of them every further write fails too, so no other case can succeed.
 """
 
 
 def disk_message(error: OSError) -> str | None:
-    """The line for an error of OUT's disk; None for any other."""
+    """Return the message for an error of OUT's disk, or None for any other error."""
     if error.errno not in CANNOT_WRITE:
         return None
     what, remedy = CANNOT_WRITE[error.errno]
@@ -41,11 +41,11 @@ CANNOT = {
     errno.ENOSYS: "OUT's file system cannot do what is needed ({}). Choose OUT on another",
     errno.ENOMEM: "the system gives no more memory ({}). Use fewer workers, or raise the limit (ulimit -v)",
 }
-"""What is wrong and what to do, for errors that come of whatever is done with a file."""
+"""By errno: what is wrong and what to do, for errors of reading or writing."""
 
 
 def system_message(error: OSError) -> str:
-    """The line for an error of the operating system; it names no file."""
+    """Return the message for an error of the operating system; it names no file."""
     said = error.errno and os.strerror(error.errno)
     if error.errno in CANNOT:
         return CANNOT[error.errno].format(said) + "."
@@ -53,15 +53,15 @@ def system_message(error: OSError) -> str:
 
 
 class VoxelmillError(Exception):
-    """Base of all errors that voxelmill raises on purpose; shown as one line."""
+    """Base class of all errors that voxelmill raises on purpose; each is shown as one line."""
 
 
 @contextmanager
 def speaking_of(what: str) -> Iterator[None]:
-    """Let refusals of a source's file begin with what the file is to its case: "channel 1 (T2)", "the label".
+    """Prefix errors about a source file with its role in the case, such as "channel 1 (T2)" or "the label".
 
-    They keep their type. One that names its subject itself stays as it is, and so do errors of OUT. An empty
-    text, for a case of one file, changes nothing.
+    The type of the error does not change. Errors that already begin with `what`, and errors about OUT, stay
+    as they are. An empty `what`, for a case with one file, changes nothing.
     """
     try:
         yield
@@ -72,7 +72,10 @@ def speaking_of(what: str) -> Iterator[None]:
 
 
 class StoppedError(Exception):
-    """Ctrl-C, or a batch system's SIGTERM; not KeyboardInterrupt, which the command parser would swallow."""
+    """The run was stopped by Ctrl-C or a batch system's SIGTERM.
+
+    It replaces KeyboardInterrupt, which the command parser would swallow.
+    """
 
 
 class ConfigError(VoxelmillError):
@@ -85,13 +88,13 @@ class SourceError(VoxelmillError):
     Attributes
     ----------
     files : tuple of Path
-        Those that it speaks of; its text holds no name.
+        The files that the error is about; its text names none of them.
     """
 
     files: tuple[Path, ...] = ()
 
     def about(self, files: Iterable[Path]) -> Self:
-        """The same error of some files."""
+        """Record the files that the error is about, and return the error."""
         self.files = tuple(files)
         return self
 
@@ -101,11 +104,11 @@ class FormatError(VoxelmillError):
 
 
 class GeometryError(VoxelmillError):
-    """Grids that should agree do not, or a geometry makes no sense."""
+    """Grids that should agree do not, or a geometry is invalid."""
 
 
 class SpacingError(GeometryError):
-    """The distance between voxels is missing, not positive or not regular."""
+    """The spacing is missing, not positive or not regular."""
 
 
 class ValueRuleError(VoxelmillError):
@@ -117,27 +120,27 @@ class PlanError(VoxelmillError):
 
 
 class MemoryLimitError(VoxelmillError):
-    """Work does not fit into the memory that a worker may take, however it is cut."""
+    """A task does not fit into a worker's memory limit, even in its smallest pieces."""
 
 
 class StoreError(VoxelmillError):
-    """A store is missing, damaged or not what it should be."""
+    """A store is missing, damaged or not as expected."""
 
 
 class SettingsChangedError(StoreError):
-    """OUT was made with other settings than this run's."""
+    """OUT was made with different settings from this run's."""
 
 
 class StageError(VoxelmillError):
-    """A stage that needs all its cases could not be finished."""
+    """A stage that needs all cases could not be finished."""
 
 
 class ClusterLostError(VoxelmillError):
-    """No worker or no scheduler is left: the run ends, what is written stays."""
+    """No worker or no scheduler is left: the run ends and keeps what it has written."""
 
 
 class DiskError(VoxelmillError):
-    """OUT's disk takes nothing more: the run ends, what is written stays."""
+    """OUT's disk accepts no more writes: the run ends and keeps what it has written."""
 
 
 class LeaseError(VoxelmillError):
@@ -145,8 +148,8 @@ class LeaseError(VoxelmillError):
 
 
 class LeaseLostError(LeaseError):
-    """OUT was held by this run, and is no more."""
+    """This run held OUT and has lost it."""
 
 
 ENDED = (ClusterLostError, DiskError, LeaseLostError)
-"""What ends work that had begun: exit status 1. Every other error refuses it, and leaves OUT as it was."""
+"""Errors that end a run after it has begun: exit status 1. All others refuse it and leave OUT unchanged."""

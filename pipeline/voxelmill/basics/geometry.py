@@ -1,8 +1,8 @@
-"""Boxes of voxels and where a grid lies in the world.
+"""Boxes of voxels, and the position of a grid in the world.
 
-Arrays are z, y, x everywhere, lengths are millimetres, boxes are half-open. World coordinates are ITK's
-(LPS), with components in z, y, x order too; ITK's x, y, z is reversed in `Geometry.from_itk` and
-`Geometry.from_ras_affine`, which readers call, and nowhere else.
+Arrays are z, y, x everywhere, lengths are in millimetres, boxes are half-open. World coordinates are ITK's
+(LPS), also with components in z, y, x order. Only `Geometry.from_itk` and `Geometry.from_ras_affine`, which
+readers call, reverse the x, y, z order of ITK and NIfTI.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Triple = tuple[float, float, float]
 Matrix = tuple[Triple, Triple, Triple]
 
 ROUNDING = 1e-3
-"""Voxels that rounding explains: corners that lie so far beyond a grid add no row to it."""
+"""Tolerance for rounding errors, in voxels: a corner at most this far beyond a grid adds no row to it."""
 
 
 SAME_GRID = 0.1
-"""Voxels by which corners may lie apart and still count as those of one grid."""
+"""Tolerance for two grids to count as one: the largest distance between their corners, in voxels."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Box:
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Box:
-        """The box that covers an array of `shape`."""
+        """Return the box that covers an array of `shape`."""
         return cls((0,) * len(shape), tuple(int(n) for n in shape))
 
     @classmethod
     def from_bounds(cls, bounds: Sequence[Sequence[int]]) -> Box:
-        """From ``[[z0, z1], [y0, y1], [x0, x1]]``, as stores and JSON hold it."""
+        """Make a box from ``[[z0, z1], [y0, y1], [x0, x1]]``, the form in stores and JSON."""
         return cls(tuple(int(b[0]) for b in bounds), tuple(int(b[1]) for b in bounds))
 
     @property
     def bounds(self) -> list[list[int]]:
-        """``[[z0, z1], [y0, y1], [x0, x1]]``."""
+        """The box as ``[[z0, z1], [y0, y1], [x0, x1]]``, the form in stores and JSON."""
         return [[a, b] for a, b in zip(self.start, self.stop, strict=True)]
 
     @property
@@ -63,11 +63,11 @@ class Box:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """For indexing an array."""
+        """Slices that index the box in an array."""
         return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
 
     def cells(self, cell: Sequence[int]) -> Iterator[Box]:
-        """Cut at the multiples of `cell` on each axis; the pieces come in C order."""
+        """Yield the pieces of the box, cut at the multiples of `cell` on each axis, in C order."""
         grid = [range(a // c, -(-b // c)) for a, b, c in zip(self.start, self.stop, cell, strict=True)]
         for index in product(*grid):
             start = tuple(i * c for i, c in zip(index, cell, strict=True))
@@ -75,18 +75,18 @@ class Box:
             yield Box(start, stop).intersect(self)
 
     def with_channels(self, first: int, stop: int) -> Box:
-        """The box of channels ``first`` to ``stop``: their axis comes before the others."""
+        """Return the box with a leading channel axis, from ``first`` to ``stop`` (exclusive)."""
         return Box((first, *self.start), (stop, *self.stop))
 
     def shift(self, offset: Sequence[int]) -> Box:
-        """The box moved by `offset` voxels."""
+        """Return the box moved by `offset` voxels."""
         return Box(
             tuple(a + o for a, o in zip(self.start, offset, strict=True)),
             tuple(b + o for b, o in zip(self.stop, offset, strict=True)),
         )
 
     def intersect(self, other: Box) -> Box:
-        """The part shared with `other`; empty axes get ``stop == start``."""
+        """Return the intersection with `other`; empty axes get ``stop == start``."""
         start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
         stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
         return Box(start, tuple(max(a, b) for a, b in zip(start, stop, strict=True)))
@@ -94,7 +94,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the voxels of a grid lie in the world.
+    """A grid of voxels and its position in the world.
 
     Attributes
     ----------
@@ -103,9 +103,16 @@ class Geometry:
     spacing : (z, y, x)
         Millimetres between voxel centres, positive.
     origin : (z, y, x)
-        World position (LPS) of the centre of voxel (0, 0, 0), millimetres.
+        World position (LPS) of the centre of voxel (0, 0, 0), in millimetres.
     direction : 3x3
-        Unit vectors as columns: rows are world axes, columns are index axes, both z, y, x.
+        Unit vectors as columns: rows are world axes, columns are index axes, both in z, y, x order.
+
+    Raises
+    ------
+    SpacingError
+        If a spacing is not a positive finite number.
+    GeometryError
+        If the direction is singular.
     """
 
     shape: Shape
@@ -134,7 +141,7 @@ class Geometry:
         origin: Sequence[float],
         direction: Sequence[float],
     ) -> Geometry:
-        """From ITK's x, y, z order: `direction` is row-major, as ``GetDirection()`` gives it."""
+        """Make a grid from ITK's x, y, z order; `direction` is row-major, as from ``GetDirection()``."""
         matrix = np.asarray(direction, float).reshape(3, 3)[::-1, ::-1]
         return cls(
             _three(int(n) for n in reversed(size)),
@@ -145,25 +152,28 @@ class Geometry:
 
     @classmethod
     def from_ras_affine(cls, size: Sequence[int], affine: npt.ArrayLike) -> Geometry:
-        """From a NIfTI affine (4x4: x, y, z index to right, anterior, superior millimetres)."""
-        matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, float)
+        """Make a grid from a NIfTI affine (4x4: x, y, z index to right, anterior, superior millimetres)."""
+        matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, float)  # RAS to LPS
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
         columns = matrix[:3, :3] / np.where(spacing > 0, spacing, 1)
         return cls.from_itk(size, spacing.tolist(), matrix[:3, 3].tolist(), columns.ravel().tolist())
 
     def world(self, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """World positions (z, y, x, millimetres) of voxel indices, shape (..., 3)."""
+        """Return the world positions (z, y, x, in millimetres) of voxel indices; both have shape (..., 3)."""
         step = np.asarray(self.direction) * np.asarray(self.spacing)
         positions: npt.NDArray[np.float64] = np.asarray(index, float) @ step.T + np.asarray(self.origin)
         return positions
 
     def crop(self, box: Box) -> Geometry:
-        """The grid of ``array[box]``."""
+        """Return the grid of ``array[box]``."""
         origin = _three(float(v) for v in self.world(box.start))
         return Geometry(_three(box.shape), self.spacing, origin, self.direction)
 
     def resample(self, shape: Shape) -> Geometry:
-        """The grid of `shape` voxels that covers the same extent, voxel edges aligned at the faces."""
+        """Return the grid of `shape` voxels that covers the same extent.
+
+        The outer faces of the two grids coincide, not the centres of their corner voxels.
+        """
         ratio = [n / m for n, m in zip(self.shape, shape, strict=True)]
         origin = self.world([0.5 * r - 0.5 for r in ratio])
         return Geometry(
@@ -174,40 +184,40 @@ class Geometry:
         )
 
     def indices_in(self, other: Geometry) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """The affine map from indices here to indices of `other` at the same place: 3x3 matrix, offset."""
+        """Return the affine map from indices here to indices of `other`: a 3x3 matrix and an offset."""
         inverse = np.linalg.inv(np.asarray(other.direction) * np.asarray(other.spacing))
         matrix = inverse @ (np.asarray(self.direction) * np.asarray(self.spacing))
         return matrix, inverse @ (np.asarray(self.origin) - np.asarray(other.origin))
 
     def displacement(self, other: Geometry) -> float:
-        """Largest distance between corresponding corner voxels, in voxels of the finest spacing."""
+        """Return the largest distance between corresponding corner voxels, in units of the finest spacing."""
         apart = np.linalg.norm(self.world(self._corners) - other.world(other._corners), axis=-1)
         return float(apart.max() / min(self.spacing))
 
     @property
     def is_right_handed(self) -> bool:
-        """Whether the axes x, y, z turn as the world's do."""
+        """Whether the axes x, y, z form a right-handed system, as the world's do."""
         return float(np.linalg.det(np.asarray(self.direction))) > 0
 
     @property
     def shear_voxels(self) -> float:
-        """How far the farthest corner lies from where axes at right angles would put it, in voxels.
+        """Largest displacement of a corner from the grid with orthogonal axes, in voxels.
 
-        Those axes are `_straight`'s.
+        `_straight` defines the orthogonal axes.
         """
         return self.displacement(self._straight)
 
     @property
     def shear_degrees(self) -> float:
-        """The largest angle between an axis and where it would be at right angles."""
+        """Largest angle between an axis and its orthogonal counterpart, in degrees."""
         cosines = (np.asarray(self.direction) * np.asarray(self._straight.direction)).sum(axis=0)
         return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
 
     def unsheared(self) -> Geometry:
-        """The grid at right angles onto which each slice, and each row in it, only has to slide.
+        """Return the orthogonal grid that is reached by shifting whole slices, and whole rows in them.
 
-        Slices stay as they are in number and distance along their normal; rows and columns are added so that
-        no voxel is lost.
+        The number of slices and their distance along the normal do not change. Rows and columns are added so
+        that no voxel is lost.
         """
         straight = self._straight
         matrix, offset = self.indices_in(straight)
@@ -219,7 +229,10 @@ class Geometry:
 
     @property
     def _straight(self) -> Geometry:
-        """Same shape, origin and x axis; y made orthogonal to x, z along their normal, spacing projected."""
+        """The grid with orthogonal axes: the same shape, origin and x axis, spacing projected onto the axes.
+
+        The axes are orthogonalised by Gram-Schmidt in the order x, y, z.
+        """
         z, y, x = np.asarray(self.direction).T
         y = y - (y @ x) * x
         y = y / np.linalg.norm(y)
@@ -234,7 +247,7 @@ class Geometry:
         return np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"), -1)
 
     def to_attributes(self) -> dict[str, Any]:
-        """Spacing, origin and direction as JSON values."""
+        """Return spacing, origin and direction as JSON values."""
         return {
             "spacing": list(self.spacing),
             "origin": list(self.origin),

@@ -1,7 +1,7 @@
-"""Whether a path that a file names stays within a folder.
+"""Check that a path named in a file stays within a folder.
 
-In: a folder, and a path as some text states it. Out: the path, or nothing where it leads out. Only the words
-count: symbolic links within the folder are followed, since whoever made the folder made them.
+In: a folder, and a path as a text states it. Out: the path, or None if it leads out of the folder. The check
+looks at the text of the path only. Symbolic links in the folder are allowed: the folder's owner made them.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from pathlib import Path
 
 
 def within(folder: Path, stated: str) -> Path | None:
-    """The path that is meant, without ``..``, which would mean something else behind a link.
+    """Return the path without ``..``, or None if it leads out of the folder.
+
+    ``..`` is removed because after a symbolic link it would lead elsewhere.
 
     Parameters
     ----------
     folder : Path
-        What a relative path starts from.
+        The folder that relative paths start from.
     stated : str
-        Relative or absolute; an absolute one may name the folder as it was named, or as it really lies.
+        A relative or an absolute path. An absolute one may begin with the folder as given or as resolved.
 
     Returns
     -------
     Path or None
-        None where it leads out of the folder, or can be no path.
+        None also if the text cannot be a path.
     """
     if "\0" in stated:
         return None

@@ -1,7 +1,7 @@
-"""What the system lets this process have: a home folder, open files, address space.
+"""Limits of this process: home folder, open files, address space.
 
-In: nothing but the process. Out: what is missing is mended where it can be, or told with what is needed.
-Imports nothing large: some of it is asked before anything else is loaded.
+In: the number of workers. Out: a limit is raised where possible; otherwise a `ConfigError` says how much is
+needed. This module imports nothing large, because some checks run before anything else is loaded.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
 FILES = 32
-"""Open files of a process without a cluster: 21 of its own, a reader's, the stores'."""
+"""Open files of a process without a cluster: 21 of its own, and those of a reader and the stores."""
 
 FILES_A_WORKER = 12
-"""Open files of the process that starts workers, for each of them; 11 were counted."""
+"""Open files per worker in the process that starts the workers; 11 were counted."""
 
 ADDRESSES = 2**30
 ADDRESSES_A_WORKER = 2**27
-"""Address space of a process, and more where it starts workers: libraries, stacks of threads; measured."""
+"""Measured address space of a process, and the addition per worker it starts, in bytes.
+
+Libraries and thread stacks take it.
+"""
 
 
 def ensure_home() -> None:
-    """A user whom the system knows nothing of, as in a container, and without HOME, gets one: `/`.
+    """Set HOME to `/` if the user has no home folder, as in a container with an unknown user id.
 
-    Libraries ask for it, to look for their settings, and fail where there is none.
+    Libraries look for their settings in the home folder and fail if there is none.
     """
     try:
         Path.home()
@@ -39,12 +42,12 @@ def ensure_home() -> None:
 
 
 def open_files(workers: int) -> None:
-    """Raise the limit of open files as far as this process may.
+    """Raise the soft limit of open files to the hard limit.
 
     Raises
     ------
     ConfigError
-        If that is too little for so many workers.
+        If the limit is still too low for `workers` workers.
     """
     if resource is None:
         return
@@ -53,7 +56,7 @@ def open_files(workers: int) -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-        except (OSError, ValueError):  # macOS says there is no limit, and has one
+        except (OSError, ValueError):  # macOS reports no hard limit, but has one
             pass
     needed = FILES + FILES_A_WORKER * workers
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -66,12 +69,12 @@ def open_files(workers: int) -> None:
 
 
 def check_address_space(workers: int) -> None:
-    """Refuse to begin where libraries and threads have no room, which would end in a hang.
+    """Refuse to begin if the address space is too small for libraries and threads: the run would hang.
 
     Raises
     ------
     ConfigError
-        If the limit is too low for a process with so many workers.
+        If the limit is too low for a process with `workers` workers.
     """
     if resource is None:
         return

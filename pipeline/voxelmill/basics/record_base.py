@@ -1,7 +1,4 @@
-"""What all records have in common that are read from or written to JSON or TOML.
-
-In: nothing. Out: base classes of records and of settings. Knows no record.
-"""
+"""Base classes of records that are read from or written to JSON or TOML, and of settings."""
 
 from typing import Any, get_args
 
@@ -15,14 +12,14 @@ class Model(BaseModel):
 
 
 class Settings(Model):
-    """A record that users write; the text below a field is its meaning, as `voxelmill config` prints it."""
+    """A record that users write; `voxelmill config` prints the docstring of each field."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false, which pydantic takes for 1 and 0, where they are no choice."""
+        """Refuse true and false for fields that are not bool: pydantic would read them as 1 and 0."""
         annotation = cls.model_fields[str(info.field_name)].annotation
         found = value if isinstance(value, list | tuple) else [value]
         if bool not in (annotation, *get_args(annotation)) and any(isinstance(v, bool) for v in found):

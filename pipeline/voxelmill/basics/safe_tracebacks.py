@@ -1,8 +1,8 @@
-"""What may be told of an exception that nobody foresaw: where it came up, and nothing of what it says.
+"""Tracebacks of unexpected exceptions that are safe to show: where they were raised, without their text.
 
-In: an exception. Out: its type, and the modules and lines that it passed. The text of an exception may quote
-a patient's name or the path of a file, and so may the source lines of a caller's program: neither is shown.
-voxelmill's own errors never do, and keep theirs.
+In: an exception. Out: its type, and the modules and lines of its frames. The text of an exception may quote
+a patient's name or the path of a file, and so may source lines of the caller's program: neither is shown.
+voxelmill's own errors quote neither, so their text is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OWN = __name__.partition(".")[0]
 
 
 def place(error: BaseException) -> str:
-    """One clause: ``ValueError at numpy.lib.format:830, called by voxelmill.runs.job:38``."""
+    """Return type and place: ``ValueError at numpy.lib.format:830, called by voxelmill.runs.job:38``."""
     passed = [(module, line) for module, _, line in _frames(error)]
     if not passed:
         return type(error).__name__
@@ -27,22 +27,23 @@ def place(error: BaseException) -> str:
 
 
 PROGRAMMING = (AttributeError, NameError, TypeError, ImportError, AssertionError, NotImplementedError)
-"""What a mistake in a program raises, or a library that changed its interface."""
+"""Exceptions that a programming mistake raises, or a library with a changed interface."""
 
 
 def is_own_fault(error: BaseException) -> bool:
-    """Whether a line of voxelmill raised what a mistake in a program raises, and no library that it called.
+    """Return whether a line of voxelmill itself raised one of `PROGRAMMING`.
 
-    A library raises whatever it likes over a damaged file. A line of voxelmill that asks for an attribute
-    which is not there is a bug, and no damage to a user's data.
+    A library may raise any exception on a damaged file. A line of voxelmill that raises AttributeError is a
+    bug, not damage to the user's data.
     """
-    lookups = ("__getattr__", "__getattribute__")  # of a library's class or module, which a line of ours asks
+    # These frames of a library are skipped: our line that asked for the missing attribute is at fault.
+    lookups = ("__getattr__", "__getattribute__")
     frames = [module for module, function, _ in _frames(error) if function not in lookups]
     return isinstance(error, PROGRAMMING) and bool(frames) and frames[-1].partition(".")[0] == OWN
 
 
 def trace(error: BaseException) -> str:
-    """The frames of an exception, and before them those of what it came from, as Python orders them."""
+    """Return the traceback of an exception and of its causes, in Python's order, without their texts."""
     lines = ["Traceback (most recent call last; without what the exceptions say):"]
     for link in _chain(error):
         lines += [f"  {module}:{line} in {function}" for module, function, line in _frames(link)]
@@ -51,7 +52,7 @@ def trace(error: BaseException) -> str:
 
 
 def system_reason(error: OSError) -> str:
-    """What the operating system says of the kind of an error, or its type where it says nothing."""
+    """Return the operating system's text for the errno, or the type of the error if it has none."""
     return os.strerror(error.errno) if error.errno else type(error).__name__
 
 
@@ -62,7 +63,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> list[tuple[str, str, int]]:
-    """Module, function and line of each frame; a path of a file would name folders."""
+    """Return module, function and line of each frame; file names are left out because they name folders."""
     return [
         (frame.f_globals.get("__name__", "?"), frame.f_code.co_name, line)
         for frame, line in walk_tb(error.__traceback__)
@@ -70,7 +71,7 @@ def _frames(error: BaseException) -> list[tuple[str, str, int]]:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An exception and what it came from, the first cause first, each once."""
+    """Return an exception and its causes, the first cause first, each once."""
     found: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in found:

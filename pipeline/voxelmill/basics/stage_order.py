@@ -1,4 +1,4 @@
-"""The stages, in the order in which data pass them. Nothing else knows this order."""
+"""The stages, in the order in which they run. No other module knows this order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """One stage; its value is the command that runs it alone."""
+    """A stage; its value is the command that runs only this stage."""
 
     INGEST = "ingest"
     FINGERPRINT = "fingerprint"
@@ -18,7 +18,7 @@ class Stage(StrEnum):
 def in_order(
     stages: Collection[Stage], steps: Mapping[Stage, Callable[[], None]], go_on: Callable[[], bool]
 ) -> None:
-    """Take the steps of some stages, one after the other, for as long as there is something to go on with."""
+    """Run the steps of the given stages in order, each only if `go_on` returns True before it."""
     for stage in Stage:
         if stage in stages and go_on():
             steps[stage]()

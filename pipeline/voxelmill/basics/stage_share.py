@@ -1,4 +1,4 @@
-"""Shares of a stage: what `--share i/n` says."""
+"""Shares of a stage, as `--share i/n` selects them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Share:
-    """The `index`-th, from 1, of `count` shares of a stage."""
+    """The `index`-th of `count` shares of a stage, counted from 1."""
 
     index: int
     count: int
@@ -24,21 +24,21 @@ class Share:
 
     @property
     def suffix(self) -> str:
-        """For the names of this share's files."""
+        """Suffix for the names of this share's files."""
         return f"-{self.index}of{self.count}"
 
     def of(self, items: Sequence[T]) -> Sequence[T]:
-        """Every `count`-th item."""
+        """Return the items of this share: every `count`-th one."""
         return items[self.index - 1 :: self.count]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The share that a text such as "2/4" names.
+        """Return the share that a text such as "2/4" names.
 
         Raises
         ------
         ConfigError
-            If it names none.
+            If the text is not i/n with i from 1 to n.
         """
         found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):

@@ -1,6 +1,6 @@
-"""Paths as a user states them: `~` is the home folder, and an address is refused by name.
+"""Paths as users write them: `~` is the home folder; URLs and addresses of other hosts are refused.
 
-In: a text or a path. Out: a path of this machine's file systems. Looks at no file.
+In: a text or a path. Out: a path on this machine. This module does not look at the file system.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from voxelmill.basics.errors import ConfigError
 
 LONGEST_NAME = 255
 LONGEST_PATH = 3600
-"""Bytes: file systems take paths of 4096, and what is written into OUT is up to 400 longer."""
+"""Longest name and longest path, in bytes.
+
+File systems accept paths of 4096 bytes; paths within OUT are up to 400 bytes longer than OUT's own.
+"""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-"""``s3:``, ``https:``, ``server:``; one letter alone is a drive of Windows."""
+"""Matches ``s3:``, ``https:`` and ``server:``, but not a single letter: that is a Windows drive."""
 
 
 def local_path(stated: str | Path, what: str) -> Path:
-    """The path that a user means; `what` is what messages call it, such as "OUT".
+    """Return a user's path with `~` expanded; messages call it `what`, such as "OUT".
 
     Raises
     ------
     ConfigError
-        If it is the address of an object store, a web page or another host, or too long for a file system.
+        If the path is the address of an object store, a web page or another host, or is too long.
     """
     path = Path(stated)
     scheme = path.parts[0] if path.parts else ""
@@ -35,7 +38,7 @@ def local_path(stated: str | Path, what: str) -> Path:
             f"{what} begins with {scheme!r}; object stores and addresses cannot be used yet. Name a path "
             "on a disk of this machine, without `file://`."
         )
-    with suppress(RuntimeError):  # of a user that there is none of: it is the name of a file
+    with suppress(RuntimeError):  # no such user: then "~name" is the name of a file
         path = path.expanduser()
     name, whole = (len(os.fsencode(p)) for p in (max(path.parts, key=len, default=""), path.absolute()))
     if name > LONGEST_NAME or whole > LONGEST_PATH:

@@ -1,7 +1,7 @@
-"""What every reader returns: a source image whose voxels are read piece by piece.
+"""`Volume`, which every reader returns: a source image that is read piece by piece.
 
-In: nothing but arrays and geometry. Out: slabs and boxes of *stored* values, in native byte order. The
-value that every rule speaks of is ``stored * slope + intercept``. Nothing here knows of files.
+Its slabs and boxes hold *stored* values in native byte order. All rules about values apply to
+``stored * slope + intercept``. This module knows no files.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Convert = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Repair:
-    """A problem of a source that a setting accepted.
+    """A problem of a source that was accepted because of a setting.
 
     Attributes
     ----------
     setting : str
-        Which, such as "repair.shear=undo".
+        The setting, such as "repair.shear=undo".
     what : str
-        What was found and what was done, a line with the values; without names of files.
+        What was found and what was done: one line with the values and no file name.
     """
 
     setting: str
@@ -38,9 +38,9 @@ class Repair:
 
 @dataclass(frozen=True)
 class Slab:
-    """A run of whole slices: `data` (c, z, y, x) belongs at ``[channel:, z:]`` of the volume.
+    """Consecutive whole slices: `data` (c, z, y, x) belongs at ``[channel:, z:]`` of the volume.
 
-    The data are valid until the next slab is asked for: readers use their memory again.
+    The data are valid only until the next slab is requested, because readers reuse the memory.
     """
 
     channel: int
@@ -49,7 +49,7 @@ class Slab:
 
 
 class Volume(ABC):
-    """An image of one or more channels on one grid, not in memory.
+    """An image of one or more channels on one grid, read on demand.
 
     Attributes
     ----------
@@ -58,23 +58,23 @@ class Volume(ABC):
     channels : int
         Number of channels.
     dtype : numpy.dtype
-        Type of the stored values, native byte order.
+        Type of the stored values, in native byte order.
     slope, intercept : float
         ``value = stored * slope + intercept``, for the whole volume.
     modality : str or None
-        DICOM Modality ("CT", "MR"), where the source states one.
+        DICOM Modality ("CT", "MR"), if the source states one.
     notes : tuple of str
-        What a user should know of how the source was read, a line each.
+        Notes for the user on how the source was read, one line each.
     repairs : tuple of Repair
-        What was not as it should be, and was accepted by a setting.
+        Problems of the source that settings accepted.
     otherwise : tuple of str
-        Settings, such as "repair.affine=qform", that would place the volume elsewhere and were not chosen.
+        Settings that were not chosen and would place the volume elsewhere, such as "repair.affine=qform".
     together : int
-        Channels that a slab holds: those that the file interleaves.
+        Channels per slab: those that the file interleaves.
     step : int
-        Slices that lie together in the file; slabs of other depths cost decoding them again.
+        Slices that the file stores together. Slabs of other depths decode some slices more than once.
     is_random_access : bool
-        Whether `read` touches little more of the file than the box.
+        Whether `read` reads little more of the file than the box.
     """
 
     together = 1
@@ -106,15 +106,15 @@ class Volume(ABC):
 
     @abstractmethod
     def slabs(self, depth: int) -> Iterator[Slab]:
-        """Every voxel once, in the order of the file, at most `depth` slices at a time.
+        """Yield every voxel once, in file order, in slabs of at most `depth` slices.
 
-        A slab holds `together` channels. Memory stays at one slab and `extra_bytes`, whatever the size of
-        the volume. The arrays may be read-only.
+        A slab holds `together` channels. Memory use is one slab plus `extra_bytes`, independent of the size
+        of the volume. The arrays may be read-only.
 
         Raises
         ------
         FormatError
-            If the file ends early or its contents do not decode.
+            If the file ends early or cannot be decoded.
         """
 
     @property
@@ -125,20 +125,20 @@ class Volume(ABC):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes that are held beside a slab while it is read."""
+        """Memory held besides a slab while it is read, in bytes."""
         return 0
 
     def read(self, box: Box) -> Array:
-        """Stored values of a (z, y, x) box, all channels: shape (c, *box.shape)."""
+        """Return the stored values of a (z, y, x) box for all channels, with shape (c, *box.shape)."""
         out = np.empty((self.channels, *box.shape), self.dtype)
         self.fill(box.with_channels(0, self.channels), out)
         return out
 
     def fill(self, box: Box, out: Array, convert: Convert | None = None) -> None:
-        """Put the stored values of a (c, z, y, x) box into `out`, each piece through `convert`.
+        """Write the stored values of a (c, z, y, x) box into `out`, piece by piece through `convert`.
 
-        Beside it no more is held than `extra_bytes` and one slice of the box. Formats that can only be read
-        forward start from the beginning; readers that can seek override this.
+        Besides `out`, at most `extra_bytes` and one slice of the box are held. This implementation reads the
+        file from its beginning; readers that can seek override it.
         """
         for slab in self.slabs(depth=1):
             corner = (slab.channel, slab.z, 0, 0)
@@ -155,5 +155,5 @@ class Volume(ABC):
 
 
 def put(target: Array, values: Array, convert: Convert | None) -> None:
-    """Assign values of the target's shape, converted if that is asked for."""
+    """Assign `values` to `target`, through `convert` if given."""
     target[...] = values if convert is None else convert(values)
