@@ -1,1 +1,1 @@
-"""Settings: what a user may choose, where each value came from, and what a wrong one is told."""
+"""Settings: their fields, how they are loaded and printed, and the messages for wrong values."""

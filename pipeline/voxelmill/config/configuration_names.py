@@ -1,4 +1,4 @@
-"""The configurations of nnU-Net that are planned and made, by name."""
+"""Names of the nnU-Net configurations that a plan can contain."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The settings of DICOM, of which OUT keeps nothing that names a patient.
+"""The settings ``dicom.*``. What OUT keeps of them identifies no patient.
 
-In: values that a user chose. Out: a validated `DicomConfig`. Knows neither files nor other settings.
+In: values that a user chose. Out: a validated `DicomConfig`. This module knows no files and no other
+settings.
 """
 
 from __future__ import annotations
@@ -67,13 +68,13 @@ class DicomConfig(Settings):
 
     @model_serializer(mode="wrap")
     def _leave_out_default(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
-        """What is made by default has the settings token that it had before there was a choice."""
+        """Leave out the default of `padding`, so that settings tokens from before this setting stay valid."""
         values = write(self)
         if info.mode == "json" and values.get("padding") == "minimum":
             del values["padding"]
         return values
 
     def __getstate__(self) -> dict[Any, Any]:
-        """What travels to workers, which have no use for the secret and the names."""
+        """Leave salt and mapping out of what is sent to workers: they do not need the secret or the names."""
         state = super().__getstate__()
         return state | {"__dict__": state["__dict__"] | {"salt": None, "mapping": None}}

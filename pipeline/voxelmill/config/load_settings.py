@@ -1,4 +1,4 @@
-"""Settings are loaded: a preset, a TOML file and ``key=value`` words, later ones winning.
+"""Load the settings from a preset, a TOML file and ``key=value`` words; later ones override earlier ones.
 
 In: words, a file, a mapping. Out: a validated `Config`, or a `ConfigError` that says what is wrong.
 """
@@ -27,7 +27,7 @@ def load_config(
     settings: Sequence[str] = (),
     memory_limit: str | None = None,
 ) -> Config:
-    """The configuration from a preset, a TOML file and ``key=value`` words; later ones win.
+    """Return the settings from a preset, a TOML file and ``key=value`` words; later ones win.
 
     Parameters
     ----------
@@ -36,14 +36,14 @@ def load_config(
     file : Path, optional
         A TOML file with the names of `Config`'s fields.
     settings : sequence of str
-        Words like ``order=1`` or ``dicom.series="2"``; the value is TOML.
+        Words such as ``order=1`` or ``dicom.series="2"``; the value is TOML.
     memory_limit : str, optional
-        Of the option; goes before all others.
+        The value of ``--memory-limit``; it overrides all others.
 
     Raises
     ------
     ConfigError
-        One line that names the setting, the value found and what is expected.
+        If a setting is wrong: one line with the setting, the value found and what is expected.
     """
     if preset not in PRESETS:
         raise ConfigError(f"preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}.")
@@ -72,7 +72,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _parse_setting(word: str) -> dict[str, Any]:
-    """``dicom.series="2"`` -> ``{"dicom": {"series": "2"}}``; a bare word counts as a string."""
+    """Parse ``dicom.series="2"`` into ``{"dicom": {"series": "2"}}``; a bare word counts as a string."""
     key, equals, value = word.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {word!r}: found no key=value; write for example --set order=1.")

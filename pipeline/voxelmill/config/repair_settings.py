@@ -1,6 +1,6 @@
-"""What is repaired in geometry instead of refused: the settings ``repair.*``.
+"""The settings ``repair.*``: which problems of geometry are repaired instead of refused.
 
-In: values that a user chose. Out: a validated `RepairConfig`. Knows no other settings.
+In: values that a user chose. Out: a validated `RepairConfig`. This module knows no other settings.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Settings: what a user may choose, where each value came from, and what a wrong one is told.
+"""The settings of a run, as pydantic classes: `Config` and its tables.
 
-In: a preset, a TOML file and ``key=value`` words, later ones winning. Out: one validated `Config`. All
-settings here change voxels or their layout on disk, but for the memory that a worker may take and what jobs
-of a batch system are asked for; how many workers there are does not belong here.
+In: values by the names of the fields. Out: a validated `Config`, or a `ConfigError` about the first wrong
+value. The fields with ``exclude=True`` and `memory_limit` change no voxel; most others decide voxels or their
+layout on disk. The number of workers is an option of the command, not a setting.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ from voxelmill.config.validation_messages import first_problem, leaves
 SIZE = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGTP]i?B?|B)?\s*", re.IGNORECASE)
 
 SMALLEST_SIZE = 2**20
-"""Bytes: less memory is meant by nobody, whose unit is lacking."""
+"""Bytes. Smaller values are refused: they are sizes whose unit was forgotten."""
 
 Millimetres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def check_size(value: object) -> object:
-    """Refuse what is no number of bytes, and what is one only because its unit is lacking."""
+    """Return a size in the form that pydantic's `ByteSize` reads.
+
+    Refuse values that are no size, and numbers so small that their unit was forgotten.
+    """
     if value is None:
         return None
     found = SIZE.fullmatch(value) if isinstance(value, str) else None
@@ -49,7 +52,7 @@ def check_size(value: object) -> object:
         size = int(float(value))
     elif found is None:
         raise ValueError
-    elif unit := found["unit"]:
+    elif unit := found["unit"]:  # ByteSize reads "GB" and "GiB", but not "G" and "Gi"
         return found["number"] + unit + ("" if unit[-1] in "bB" else "B")
     else:
         size = int(float(found["number"]))
@@ -118,7 +121,7 @@ class ClusterConfig(Settings):
     @field_validator("walltime", mode="before")
     @classmethod
     def _time(cls, value: object) -> object:
-        """TOML takes 12:00:00 without quotes for a time of day."""
+        """Return the text of a walltime: TOML reads 12:00:00 without quotes as a time of day."""
         return value.isoformat() if isinstance(value, time) else value
 
 
@@ -213,7 +216,7 @@ class Config(Settings):
     @model_validator(mode="wrap")
     @classmethod
     def _in_words(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Whoever makes a configuration, and of whatever, is told in a user's words what is wrong with it."""
+        """Turn every validation error into a `ConfigError` in the user's terms, however a Config is made."""
         try:
             return handler(values)
         except ValidationError as error:
@@ -221,7 +224,7 @@ class Config(Settings):
 
 
 def _explain(error: ValidationError, values: Any) -> str:
-    """The first problem of a validation as one line, with the nearest setting to one that is unknown."""
+    """Return the first validation problem as one line; for an unknown setting, suggest the nearest name."""
     problem = first_problem(error, Config, values)
     if not problem.name:
         return (
@@ -233,7 +236,7 @@ def _explain(error: ValidationError, values: Any) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The choice that looks most like `word`; one whose last dotted part is just that, if there is any."""
+    """Return the choice most similar to `word`; a choice whose last dotted part equals `word` comes first."""
 
     def likeness(choice: str) -> float:
         is_last = choice.rpartition(".")[2] == word

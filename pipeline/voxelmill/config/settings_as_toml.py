@@ -1,7 +1,7 @@
-"""All settings as a TOML file that explains itself: what `voxelmill config` prints.
+"""The output of `voxelmill config`: all settings as a commented TOML file.
 
-In: a configuration. Out: a text with the meaning, the default, the choices or bounds and the unit of every
-setting, all of them from where the settings are declared; read by --config it gives the same configuration.
+In: a `Config`. Out: a text with the meaning, default, choices or bounds and unit of every setting, all taken
+from the declarations of the settings. Loaded with --config, the text gives the same `Config`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ HEAD = (
 
 
 def config_text(config: Config) -> str:
-    """The configuration as commented TOML.
+    """Return the settings as commented TOML.
 
-    A setting without a value is a comment with an example of one. A secret is left out.
+    A setting without a value is written as a comment with an example. Secrets are left out.
 
     Returns
     -------
     str
-        Lines of at most 100 characters, but for long values.
+        Lines of at most 100 characters, except for long values.
     """
     return "\n".join([*_comment(HEAD), *_table(config, "")]) + "\n"
 
 
 def _table(settings: Settings, prefix: str) -> Iterator[str]:
-    """The lines of one table, and of those within it, which TOML wants last."""
+    """Yield the lines of one table, then of its subtables, which TOML requires at the end."""
     fields = type(settings).model_fields
     for name, field in fields.items():
         if not is_model(field.annotation):
@@ -64,7 +64,7 @@ def _setting(name: str, field: FieldInfo, value: Any) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A value in TOML's types; a size in the largest unit that holds it evenly."""
+    """Return a value as a TOML type; a size is written in the largest unit that divides it."""
     if isinstance(value, ByteSize):
         shift, unit = next(p for p in ((30, "GiB"), (20, "MiB"), (0, "B")) if not value % (1 << p[0]))
         return f"{value >> shift}{unit}"

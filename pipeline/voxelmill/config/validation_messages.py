@@ -1,7 +1,8 @@
-"""What is wrong with a record, and what a field of one takes, in a user's words.
+"""Messages for values that pydantic refuses, in the user's terms.
 
-In: records' types, and what pydantic has against a value. Out: one line that says what was read and what is
-expected, made of the same types, bounds, units and examples that decide. Knows no setting by name.
+In: the type of a record, and pydantic's validation error. Out: one line with the value read and the value
+expected. The text is made from the types, bounds, units and examples of the fields themselves. This module
+knows no setting by name.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ByteSize, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 LONGEST_VALUE = 80
-"""Characters of a value that are repeated."""
+"""Longest value that a message quotes, in characters; longer ones are cut."""
 
 NUMBERS = {2: "two", 3: "three"}
 
@@ -35,14 +36,14 @@ NOUNS: dict[Any, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """The first thing that is wrong with a record.
+    """The first problem that validation found in a record.
 
     Attributes
     ----------
     name : str
-        The field, dotted.
+        Dotted name of the field.
     is_unknown : bool
-        There is no such field.
+        Whether there is no such field.
     text : str
         What was read, and what is expected.
     """
@@ -57,7 +58,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class _Place:
-    """How far the way to a problem leads through a record: the field that is told of, and its value."""
+    """The field that a message names, and the value that was read for it."""
 
     name: str
     annotation: Any
@@ -66,7 +67,7 @@ class _Place:
 
 
 def first_problem(error: ValidationError, model: type[BaseModel], values: Any) -> Problem:
-    """The first problem of a validation of `values`, which `model` does not take."""
+    """Return the first problem in the validation of `values` by `model`."""
     problem = error.errors()[0]
     place = _find(problem["loc"], model, values)
     if problem["type"] in ("extra_forbidden", "invalid_key"):
@@ -79,7 +80,7 @@ def first_problem(error: ValidationError, model: type[BaseModel], values: Any) -
 
 
 def _find(way: Sequence[int | str], model: type[BaseModel], values: Any) -> _Place:
-    """Follow the way to a problem as far as there are records: a list of numbers is told of as a whole."""
+    """Follow pydantic's path to a problem through records only: a list of numbers is named as a whole."""
     names, field = list[str](), None
     annotation: Any = model
     for part in way:
@@ -97,23 +98,23 @@ def _find(way: Sequence[int | str], model: type[BaseModel], values: Any) -> _Pla
 
 
 def is_model(annotation: Any) -> bool:
-    """Whether a type is a record."""
+    """Return whether a type is a record."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def field_of(model: type[BaseModel], name: int | str) -> FieldInfo | None:
-    """The field that a user calls so."""
+    """Return the field with this name or alias, or None."""
     return next((f for n, f in model.model_fields.items() if name in (n, f.alias)), None)
 
 
 def _of_elements(annotation: Any) -> Any:
-    """The type of the records that a list or a table holds; None where it holds none."""
+    """Return the type of the records in a list or a table, or None if it holds none."""
     found = [a for a in get_args(annotation) if is_model(a)]
     return found[0] if found else None
 
 
 def _element(values: Any, part: int | str) -> Any:
-    """A part of what was read; None where it has none."""
+    """Return one element of the values read, or None if it is missing."""
     if isinstance(values, BaseModel):
         return getattr(values, str(part), None)
     if isinstance(values, dict):
@@ -123,7 +124,7 @@ def _element(values: Any, part: int | str) -> Any:
 
 
 def _shown(place: _Place) -> str:
-    """The value that was read, in one line; a secret is not repeated."""
+    """Return the value read, in one line; a secret is not quoted."""
     if SecretStr in (place.annotation, *get_args(place.annotation)):
         return "not usable"
     value = place.value
@@ -131,17 +132,17 @@ def _shown(place: _Place) -> str:
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
 
 
-# What is expected
+# Descriptions of expected values
 
 
 def expected(annotation: Any, field: FieldInfo | None = None) -> str:
-    """What a field takes, with an example."""
+    """Return what a field accepts, with an example."""
     examples = (field.examples or []) if field is not None else []
     return takes(annotation, field) + (f", such as {toml(examples[0])}" if examples else "")
 
 
 def takes(annotation: Any, field: FieldInfo | None = None) -> str:
-    """What a field takes: type, choices, bounds and unit.
+    """Return what a field accepts: type, choices, bounds and unit.
 
     Examples
     --------
@@ -154,7 +155,7 @@ def takes(annotation: Any, field: FieldInfo | None = None) -> str:
 
 
 def unit_of(field: FieldInfo | None) -> str:
-    """What a number of a field counts, and in which order."""
+    """Return the unit of a field, with the axis order where it has one; empty if none is declared."""
     extra = None if field is None else field.json_schema_extra
     return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
 
@@ -189,10 +190,10 @@ def _list(of: Sequence[Any]) -> str:
 
 
 def _limits(metadata: Sequence[Any]) -> str:
-    """Bounds, as they stand behind a noun."""
+    """Return the bounds as words that follow a noun."""
     found: dict[str, Any] = {}
     for item in metadata:
-        for part in getattr(item, "metadata", [item]):  # of a Field within Annotated
+        for part in getattr(item, "metadata", [item]):  # a Field in an Annotated has metadata of its own
             found |= {k: v for k in ("gt", "ge", "le") if (v := getattr(part, k, None)) is not None}
     if "le" in found:
         return f" from {found['ge']} to {found['le']}"
@@ -202,7 +203,7 @@ def _limits(metadata: Sequence[Any]) -> str:
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it.
+    """Return a value in TOML syntax.
 
     Examples
     --------
@@ -217,7 +218,7 @@ def toml(value: Any) -> str:
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """The fields of a record that hold no record themselves, by their dotted names."""
+    """Yield the dotted name and the field of every setting that is not itself a table."""
     for name, field in model.model_fields.items():
         called = prefix + (field.alias or name)
         if is_model(field.annotation):
