@@ -1,1 +1,1 @@
-"""One command on one OUT: the order of stages, what a rerun keeps, verify, repair, status, report.json."""
+"""Modules that carry out one command on one OUT: stage order, resume, verify, repair, status, report.json."""

@@ -1,7 +1,7 @@
-"""What became of one command on one OUT so far, and its report.
+"""The outcomes that one command on one OUT has collected so far, and the report made of them.
 
-In: outcomes of stages, and the reports that OUT holds. Out: report.json. Knows no order of stages; `job`
-has that.
+In: outcomes of stages, and the reports that OUT holds. Out: report.json. The order of stages is not known
+here; `job` holds it.
 """
 
 from __future__ import annotations
@@ -40,58 +40,58 @@ from voxelmill.storage.partial_files import sweep
 logger = logging.getLogger("voxelmill")
 
 NOT_FINISHED = "not finished"
-"""Begins the cause of a case that a run did not come to."""
+"""First words of the cause of a case that the run ended before finishing."""
 
 FEW = 5
-"""Cases that look wrong and are named one by one."""
+"""Number of cases that look wrong and are logged by name; the rest are counted."""
 
 
 @dataclass
 class Account:
-    """One command on one OUT, and what it did so far."""
+    """One command on one OUT, with its outcomes so far."""
 
     out: Path
     config: Config
     restart: bool = False
     share: Share | None = None
     frozen: Plan | None = None
-    """The plan that is reused."""
+    """The plan that this command reuses (`--plan`)."""
 
     command: str = field(default="run", init=False)
     outcomes: list[Outcome] = field(default_factory=list, init=False)
     doubts: dict[str, str] = field(default_factory=dict, init=False)
-    """What looks like a mistake, by case."""
+    """Suspected mistakes in the source, by case."""
 
     remarks: tuple[str, ...] = field(default=(), init=False)
-    """What a user should know of how SOURCE was understood."""
+    """Notes for the user on how SOURCE was read."""
 
     before: Report | None = field(default=None, init=False)
-    """Of the stages that were run before, one by one."""
+    """Report of the stages that earlier commands ran on their own."""
 
     earlier: dict[str, str] = field(default_factory=dict, init=False)
-    """Causes that they gave."""
+    """Causes of failure that earlier stages reported, by case."""
 
     stages: dict[str, float] = field(default_factory=dict, init=False)
     peak_bytes: dict[str, int] = field(default_factory=dict, init=False)
     started: float = field(default_factory=time.perf_counter, init=False)
 
     def failed(self) -> set[str]:
-        """Cases that failed so far."""
+        """Return the cases that have failed so far."""
         return {o.case for o in self.outcomes if o.cause is not None}
 
     def refuse(self, stage: str, case: str, cause: str) -> None:
-        """Report a case that goes no further, unless it is reported already."""
+        """Record that a case stops at this stage, unless its failure is already recorded."""
         if case not in self.failed():
             say_failed(stage, case, cause)
             self.outcomes.append(Outcome(stage, case, cause=cause))
 
     def remark(self) -> None:
-        """Say how SOURCE was understood; the report says it, too."""
+        """Log the notes on how SOURCE was read; the report holds them too."""
         for what in self.remarks:
             logger.info("source: %s", what)
 
     def doubt(self, plan: Plan) -> None:
-        """Say what looks like a mistake, in the log and in the report."""
+        """Log suspected mistakes in the source, and keep them for the report."""
         self.doubts = {case: f"this looks wrong: {why}" for case, why in doubts(plan).items()}
         for case, what in list(self.doubts.items())[:FEW]:
             logger.warning("plan: case %s: %s", case, what)
@@ -99,15 +99,21 @@ class Account:
             logger.warning("plan: so do %d more cases, see report.json", len(self.doubts) - FEW)
 
     def forget(self, cases: Iterable[str]) -> None:
-        """What earlier stages said of cases that are now done again."""
+        """Drop the causes that earlier stages reported for cases that are now processed again."""
         for case in cases:
             self.earlier.pop(case, None)
 
     @contextmanager
     def working(self, cases: Sequence[str]) -> Iterator[None]:
-        """Work begins; where it is refused after all, OUT's reports are those of before.
+        """Guard the work on some cases.
 
-        Where the cluster is lost, or OUT's disk, what the store lacks is reported, and the error passes.
+        If the work is refused, OUT's earlier reports are put back. If the cluster or OUT's disk is lost, the
+        unfinished cases are reported and the error is raised again.
+
+        Raises
+        ------
+        ClusterLostError, DiskError
+            After the unfinished cases are reported.
         """
         for folder in (self.out, self.out / "logs", self.out / "logs" / "in_place"):
             sweep(folder, lambda: live_ids(self.out))  # small files that a killed run was writing
@@ -126,19 +132,22 @@ class Account:
             raise
 
     def _earlier(self) -> dict[str, str]:
-        """Why earlier stages could not do some cases; not, why they did not come to them."""
+        """Return the causes of cases that earlier stages failed on, without cases that they did not reach.
+
+        A case that was not reached but is in the raw store by now needs no cause.
+        """
         known, present = self.all_cases(), set(zarr_stores.list_groups(self.out / zarr_stores.RAW))
         causes = {case: why for case, why in failed_cases(self.out).items() if case in known}
         return {c: why for c, why in causes.items() if c not in present or not why.startswith(NOT_FINISHED)}
 
     def all_cases(self) -> list[str]:
-        """Every case that OUT knows of, sorted."""
+        """Return all cases of the dataset in OUT: those of its record, or else those of the raw store."""
         with suppress(StoreError):
             return list(read_dataset(self.out).cases) or zarr_stores.list_groups(self.out / zarr_stores.RAW)
         return []
 
     def _report_lost(self, cases: Sequence[str], error: VoxelmillError) -> None:
-        """Every case that is not finished, with what ended the run; not, where OUT cannot be written."""
+        """Report every unfinished case with the error that ended the run, if OUT can still be written."""
         with suppress(StoreError, OSError):
             unfinished, failed = set(read_status(self.out).unfinished), self.failed()
             cause = f"{NOT_FINISHED}: {error}"
@@ -147,16 +156,16 @@ class Account:
 
     @contextmanager
     def stage(self, name: str, engine: Engine) -> Iterator[None]:
-        """Notes the wall time and the peak memory of a stage."""
+        """Record the wall time and the peak memory of a stage."""
         start = time.perf_counter()
         yield
         self.stages[name] = time.perf_counter() - start
         self.peak_bytes |= engine.peak_bytes
 
     def report(self, cases: Iterable[str]) -> Report:
-        """Write report.json; a share joins what it did to what the others did.
+        """Write report.json and return the report; a share writes its own file and joins all shares.
 
-        What earlier stages said of cases that this one does not come to stays.
+        Causes that earlier stages reported are kept for cases that this command does not process.
         """
         failed = self.failed()
         left = {case: why for case, why in self.earlier.items() if case not in failed}

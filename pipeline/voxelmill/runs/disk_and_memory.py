@@ -1,7 +1,7 @@
-"""Whether OUT's disk has room for what a plan will make.
+"""Checks before preprocessing: free space on OUT's disk, and memory of this machine.
 
-In: OUT and a plan. Out: bytes, or a `PlanError` that says what is lacking. Reads the training store's shards
-only where the disk has less room than the whole of it takes.
+In: OUT and a plan. Out: bytes, a line in the log, or a `PlanError` with both sizes. The shards of the
+training store are looked at only if the disk has less room than the whole store takes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ logger = logging.getLogger("voxelmill")
 
 
 def check_room(out: Path, plan: Plan, replaced: Iterable[tuple[str, str]] = ()) -> None:
-    """Refuse a plan that OUT's disk has no room for, before compression, unless `check_disk` is off.
+    """Refuse a plan whose uncompressed shards do not fit on OUT's disk, unless `check_disk` is off.
 
     Parameters
     ----------
-    out, plan
-        What is whole already takes nothing more.
+    out : Path
+    plan : Plan
+        Shards that are already complete need no more room.
     replaced : iterable of (configuration, case)
-        What is removed before.
+        Groups of the training store that are removed first; their bytes count as free.
 
     Raises
     ------
     PlanError
-        With both sizes, and with what looks wrong.
+        States both sizes, and the first case that looks wrong.
     """
     free = free_bytes(out)
     if not plan.settings.check_disk or free > plan.training_bytes:
@@ -58,12 +59,12 @@ def check_room(out: Path, plan: Plan, replaced: Iterable[tuple[str, str]] = ()) 
 
 
 def free_bytes(out: Path) -> int:
-    """Room on the disk of a folder that may not be there yet."""
+    """Return the free bytes on the disk of a folder that need not exist yet."""
     return shutil.disk_usage(next(p for p in (out, *out.absolute().parents) if p.exists())).free
 
 
 def bytes_to_make(out: Path, plan: Plan) -> int:
-    """Uncompressed bytes of the shards of a plan that are not whole."""
+    """Return the uncompressed bytes of the shards of a plan that are missing or incomplete."""
     cases = [c for name in plan.configurations for c in training_cases(out, plan, name, Memory())]
     found = zip(cases, missing_of(cases), strict=True)
     return sum(_bytes(case) * len(shards) // case.plan.shards for case, shards in found)
@@ -79,7 +80,7 @@ def _size_of(folder: Path) -> int:
 
 
 def size(count: float) -> str:
-    """Bytes in words."""
+    """Format a number of bytes, with a binary unit."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -88,7 +89,7 @@ def size(count: float) -> str:
 
 
 def say_memory(plan: Plan, workers: int) -> None:
-    """What the run will take, and whether this machine has it."""
+    """Log the planned peak memory of a worker, and warn if all workers together exceed this machine's."""
     peak, total = max(plan.peak_bytes.values()), psutil.virtual_memory().total
     logger.info("plan: a worker takes at most %.0f MiB of memory", peak / 2**20)
     if workers * peak > total:

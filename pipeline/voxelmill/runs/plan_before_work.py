@@ -1,6 +1,6 @@
-"""The plan that a run on an OUT will come to, where it is known before any work: so it is refused early.
+"""The plan of a rerun, computed before any work so that a bad plan is refused early.
 
-In: OUT, SOURCE and settings. Out: a plan, or none where there is something to read first. Writes nothing.
+In: OUT, SOURCE and settings. Out: a plan, or None if voxels have to be read first. Writes nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from voxelmill.storage import zarr_stores
 
 
 def rehearse(out: Path, sources: Sources, config: Config, frozen: Plan | None) -> Plan | None:
-    """The plan of an OUT whose raw store has every case of SOURCE; None of any other.
+    """Return the plan that this run will make, or None if it cannot be known yet.
+
+    It is known if the raw store holds every case of SOURCE, and either a plan is reused or the fingerprint
+    covers exactly these cases.
 
     Raises
     ------
     PlanError, MemoryLimitError
-        As making the plan does.
+        For the same reasons as `make_plan` and `fit_plan`.
     """
     present = set(zarr_stores.list_groups(out / zarr_stores.RAW))
     if not present or not present >= {c.case for c in sources.cases}:
@@ -36,7 +39,7 @@ def rehearse(out: Path, sources: Sources, config: Config, frozen: Plan | None) -
 
 
 def _fingerprint(out: Path, cases: set[str]) -> Fingerprint | None:
-    """That of some cases and of no others."""
+    """Return OUT's fingerprint if it covers exactly these cases."""
     try:
         found = Fingerprint.load(out)
     except StoreError:
@@ -45,7 +48,7 @@ def _fingerprint(out: Path, cases: set[str]) -> Fingerprint | None:
 
 
 def _as_stated(found: Fingerprint, sources: Sources) -> Fingerprint:
-    """A fingerprint with what SOURCE says now of its channels and labels."""
+    """Return the fingerprint with the channel names and the number of labels that SOURCE states now."""
     names, labels = sources.channel_names, sources.labels
     return found.model_copy(
         update={

@@ -1,7 +1,7 @@
-"""What `verify` found damaged is made again, from the raw store or from SOURCE, and nothing else is.
+"""Repair: make again exactly what `verify` found damaged, from the raw store or from SOURCE.
 
-In: a job that holds OUT, and a `Finding`. Out: stores with the bytes of before; what cannot be mended stays
-as it is, and a second look names it. A raw case is mended before anything is made of it.
+In: a job that holds OUT, and a `Finding`. Out: stores with the same bytes as before the damage. What cannot
+be repaired stays as it is, and the second `verify` names it. Raw cases come before the training store.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ADVICE = (
 
 
 def verify_and_repair(job: Job, source: Path | None, engine: Engine, say: Callable[[str], None]) -> Finding:
-    """Tell what is damaged and make it again; returns what is still damaged afterwards."""
+    """Print the damage, repair it, and return what is still damaged afterwards."""
     found = verify(job.out, engine)
     if not found.damages:
         return found
@@ -54,17 +54,17 @@ def verify_and_repair(job: Job, source: Path | None, engine: Engine, say: Callab
 
 
 def needs_source(damages: Collection[Damage]) -> bool:
-    """Whether some of it cannot be made again from what OUT holds."""
+    """Return whether some of the damage can be repaired from SOURCE only."""
     return any(d.array == zarr_stores.RAW or _is_raw(d) for d in damages)
 
 
 def repair(job: Job, found: Finding, source: Path | None, engine: Engine) -> None:
-    """Make again what is damaged or missing, stage by stage.
+    """Make damaged and missing data again, stage by stage.
 
     Raises
     ------
     SettingsChangedError
-        Before any work, if SOURCE is not what was ingested.
+        Before any work, if SOURCE is not the one that was ingested.
     """
     again = _Repair(job, found, source, engine)
     steps = {
@@ -78,14 +78,14 @@ def repair(job: Job, found: Finding, source: Path | None, engine: Engine) -> Non
 
 @dataclass
 class _Repair:
-    """What each stage makes again."""
+    """The repair of each stage."""
 
     job: Job
     found: Finding
     source: Path | None
     engine: Engine
     broken: set[str] = field(init=False)
-    """Cases whose raw data are damaged, and still are so."""
+    """Cases with damaged raw data that are not repaired yet."""
 
     def __post_init__(self) -> None:
         self.broken = {d.case for d in self.found.damages if _is_raw(d)}
@@ -114,12 +114,12 @@ class _Repair:
 
 
 def known_plan(job: Job) -> Plan | None:
-    """The plan that there is, with this run's memory.
+    """Return OUT's plan with the memory limit of this run, or None if OUT holds no readable plan.
 
     Raises
     ------
     ConfigError
-        If other settings than the plan's were said.
+        If the command line states settings that differ from the plan's.
     """
     with suppress(StoreError):
         return adopt(Plan.load(job.out), job.config)
@@ -127,7 +127,7 @@ def known_plan(job: Job) -> Plan | None:
 
 
 def _is_raw(damage: Damage) -> bool:
-    """Whether it is of a case's record or of what was read from the source."""
+    """Return whether the damage is in a case's record, image or label; a mask is computed, not read."""
     return damage.array.partition("/")[0] == RECORD and damage.array != MASK
 
 
@@ -139,7 +139,7 @@ def _with_mask(out: Path, cases: Collection[str]) -> set[str]:
 
 
 def _ingest_again(job: Job, path: Path, broken: set[str], engine: Engine) -> set[str]:
-    """Replace damaged raw cases; returns those that could not be."""
+    """Ingest damaged raw cases again; return the cases that failed."""
     settings = _settings(job)
     sources = discover(
         local_path(path, "--source").absolute(),
@@ -159,7 +159,7 @@ def _ingest_again(job: Job, path: Path, broken: set[str], engine: Engine) -> set
 
 
 def _settings(job: Job) -> Config:
-    """Those that OUT was made with, as far as they are known; this command's words on SOURCE go before."""
+    """Return the settings that OUT was made with, as far as known; options about SOURCE given now win."""
     plan = known_plan(job)
     config = job.config if plan is None else plan.settings
     with suppress(StoreError):
@@ -168,7 +168,10 @@ def _settings(job: Job) -> Config:
 
 
 def _as_read(config: Config, dataset: DatasetRecord, said: Config) -> Config:
-    """Settings with those that SOURCE was read by; the secret of pseudonyms is in none of OUT's files."""
+    """Return the settings that SOURCE was read with, overridden by those that are given now.
+
+    The salt of pseudonyms has to be given again: no file of OUT holds it.
+    """
     known = {**dataset.reading, **dataset.settings}
     dicom = {**known.get("dicom", {}), "ids": known.get("dicom_ids", config.dicom.ids)}
     names = {"ingest", "repair", "nonfinite"} & known.keys()
@@ -179,12 +182,18 @@ def _as_read(config: Config, dataset: DatasetRecord, said: Config) -> Config:
 
 
 def _over(kept: Model, said: Model) -> Model:
-    """Settings, with those that were said before them."""
+    """Return `kept` with the fields that `said` states explicitly."""
     return kept.model_copy(update={name: getattr(said, name) for name in said.model_fields_set})
 
 
 def _check_source(out: Path, sources: Sources, settings: Config, broken: set[str]) -> None:
-    """Refuse another source than the one that was ingested."""
+    """Refuse a SOURCE that differs from the one that was ingested.
+
+    Raises
+    ------
+    SettingsChangedError
+        Names the first case that differs, or says that the record of the dataset does.
+    """
     by_name, digests = {c.case: c for c in sources.cases}, _digests(out, broken)
     for case in sorted(broken):
         if case not in by_name:
@@ -208,12 +217,12 @@ def _check_source(out: Path, sources: Sources, settings: Config, broken: set[str
 
 
 def _told(dataset: DatasetRecord) -> DatasetRecord:
-    """A record without how its source was read."""
+    """Return the record without the settings that concern reading alone."""
     return dataset.model_copy(update={"reading": {}})
 
 
 def _digests(out: Path, cases: Collection[str]) -> dict[str, str]:
-    """Checksum of the source of each case, from the plan or from a record that is whole."""
+    """Return the source checksum of each case, from the plan or from an undamaged record."""
     found: dict[str, str] = {}
     with suppress(StoreError):
         for of in Plan.load(out).configurations.values():
@@ -242,7 +251,7 @@ def _make_mask(out: Path, case: str, memory: Memory) -> int:
 
 
 def _plan_again(job: Job, engine: Engine) -> None:
-    """Write the plan that the training store was made by, if it follows from the settings that are known."""
+    """Write the plan that the training store was made with, if the known settings lead to it."""
     with suppress(StoreError):
         fingerprint = Fingerprint.load(job.out)
         for settings in _candidates(job):
@@ -259,7 +268,7 @@ def _candidates(job: Job) -> Iterator[Config]:
 
 
 def _fits(out: Path, plan: Plan) -> bool:
-    """Whether all that the training store holds was made by a plan."""
+    """Return whether every case in the training store was made by this plan."""
     for configuration, of in plan.configurations.items():
         for case in of.cases:
             attributes = zarr_stores.read_attributes(out / zarr_stores.TRAINING, f"{configuration}/{case}")
@@ -272,7 +281,7 @@ def _fits(out: Path, plan: Plan) -> bool:
 
 
 def _preprocess_again(plan: Plan, damages: list[Damage], out: Path, engine: Engine) -> None:
-    """Remove what is damaged of the plan's cases, and make what is missing of these cases alone."""
+    """Remove the damaged shards and cases of the plan, then preprocess these cases only."""
     root, again = out / zarr_stores.TRAINING, set[tuple[str, str]]()
     for damage in damages:
         configuration, _, name = damage.array.partition("/")
@@ -283,13 +292,13 @@ def _preprocess_again(plan: Plan, damages: list[Damage], out: Path, engine: Engi
         if damage.shard is None:
             zarr_stores.remove_group(root, path)
         else:
-            with suppress(StoreError):  # of an array that went with its case
+            with suppress(StoreError):  # the array may be gone: its whole case was removed above
                 zarr_stores.open_array(root, f"{path}/{name}").file(damage.shard).unlink(missing_ok=True)
     preprocess(out, _limited(plan, again), engine)
 
 
 def _limited(plan: Plan, to: set[tuple[str, str]]) -> Plan:
-    """A plan of some cases, each as it was."""
+    """Return the plan restricted to some pairs of configuration and case."""
     configurations = {
         name: of.model_copy(update={"cases": {c: row for c, row in of.cases.items() if (name, c) in to}})
         for name, of in plan.configurations.items()

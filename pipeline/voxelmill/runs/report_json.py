@@ -1,7 +1,7 @@
-"""What a run did: one entry a case, with its cause where it failed; written to report.json and printed.
+"""The report of a run: one entry per case, with the cause if it failed; saved as report.json and printed.
 
-In: outcomes of the stages. Out: a `Report`, its file and its table; the reports of shares lie in OUT/logs,
-and report.json joins them. Holds no file names.
+In: outcomes of the stages. Out: a `Report`, its file and its table. Each share keeps its report in OUT/logs,
+and report.json joins them. A report holds no file names.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from voxelmill.storage.partial_files import remove, trash_name, write_whole
 LOGS = "logs"
 
 FEW = 5
-"""Names of failed cases that the short form of a report shows."""
+"""Number of failed cases that the `repr` of a report names."""
 
 T = TypeVar("T", int, float)
 
 
 class CaseReport(Model):
-    """What became of one case."""
+    """The result of one case."""
 
     case: str
     status: Literal["done", "failed"]
     cause: str | None = None
     seconds: float = 0.0
-    """Time of its tasks, added up."""
+    """Sum of the seconds of its tasks."""
 
     peak_bytes: int = 0
-    """Largest resident memory of a worker while it worked on the case."""
+    """Largest resident memory, in bytes, of a worker while it worked on the case."""
 
     notes: tuple[str, ...] = ()
-    """What a user should know of how its source was read."""
+    """Notes for the user on how the case was read."""
 
     repairs: tuple[str, ...] = ()
-    """What of its source was not as it should be: the setting that accepted it, and what was done."""
+    """Each repair of its source: the setting that allowed it, and what was done."""
 
 
 class Report(Document):
-    """What a run did.
+    """The result of a run: what happened to each case, and the time and memory that it took.
 
-    Attributes are the fields of report.json.
+    The attributes are the fields of report.json.
     """
 
     FILE = "report.json"
@@ -61,25 +61,25 @@ class Report(Document):
 
     cases: tuple[CaseReport, ...]
     seconds: float
-    """Wall time of the whole run."""
+    """Wall time of the whole run, in seconds."""
 
     voxels: int
-    """Voxels written to the training store in this run, channels counted."""
+    """Voxels written to the training store in this run; each channel counts."""
 
     peak_bytes: int
-    """Largest resident memory of a worker."""
+    """Largest resident memory of a worker, in bytes."""
 
     stages: dict[str, float]
-    """Seconds of wall time of each stage."""
+    """Wall time of each stage, in seconds."""
 
     stage_peak_bytes: dict[str, int]
-    """Largest resident memory of a worker in each stage; plan.json has what was planned."""
+    """Largest resident memory of a worker in each stage, in bytes; plan.json has the planned values."""
 
     notes: tuple[str, ...] = ()
-    """What a user should know of how SOURCE as a whole was understood."""
+    """Notes for the user on how SOURCE as a whole was read."""
 
     def __repr__(self) -> str:
-        """Two lines: what became of the cases, and what it took."""
+        """Return two lines: the counts of cases, and the time and memory."""
         counts = f"{len(self.cases) - len(self.failed)} of {len(self.cases)} cases done"
         failed = ", ".join(c.case for c in self.failed[:FEW])
         more = f" and {len(self.failed) - FEW} more" if len(self.failed) > FEW else ""
@@ -91,16 +91,16 @@ class Report(Document):
     __str__ = __repr__
 
     def __dir__(self) -> list[str]:
-        """What a user may want of it; the rest is pydantic's."""
+        """List the names that users need, without those of pydantic."""
         return sorted([*type(self).model_fields, "failed", "load", "save", "table"])
 
     @property
     def failed(self) -> list[CaseReport]:
-        """The cases that failed."""
+        """Cases that failed."""
         return [c for c in self.cases if c.status == "failed"]
 
     def table(self) -> Table:
-        """The table at the end of a run."""
+        """Return the summary table that is printed at the end of a run."""
         table = Table(title="voxelmill", title_justify="left", show_header=False)
         table.add_column(style="bold")
         table.add_column(justify="right")
@@ -127,9 +127,25 @@ def make_report(
     remarks: Mapping[str, Remarks],
     doubts: Mapping[str, str] | None = None,
 ) -> Report:
-    """Join the outcomes of all stages case by case; the first failure of a case is its cause.
+    """Merge the outcomes of all stages case by case; the first failure of a case is its cause.
 
-    `doubts` are notes on what looks like a mistake.
+    Parameters
+    ----------
+    cases : iterable of str
+        Cases of the report, in its order.
+    outcomes : list of Outcome
+    voxels : int
+        Voxels written to the training store.
+    stages : dict
+        Wall time of each stage, in seconds.
+    peak_bytes : dict
+        Peak memory of a worker in each stage, in bytes.
+    seconds : float
+        Wall time of the whole run.
+    remarks : mapping
+        Notes and repairs, by case.
+    doubts : mapping, optional
+        Suspected mistakes in the source, by case; they are added to the notes.
     """
     wrong = doubts or {}
     by_case: dict[str, list[Outcome]] = defaultdict(list)
@@ -163,9 +179,9 @@ def _case_report(case: str, outcomes: list[Outcome], remarks: Remarks, doubt: st
 def save_share(
     out: Path, stage: str, share: Share, report: Report, left: Mapping[str, str] | None = None
 ) -> None:
-    """Keep the report of one share, and join all there are in report.json.
+    """Save the report of one share, and join the reports of all shares in report.json.
 
-    `left` are the cases that no share of the stage comes to, each with the cause.
+    `left` maps the cases that no share of this stage processes to their causes.
     """
     write_whole(
         out / LOGS / f"report-{stage}{share.suffix}.json", (report.model_dump_json(indent=1) + "\n").encode()
@@ -177,9 +193,9 @@ def save_share(
 
 @contextmanager
 def set_aside(out: Path, stage: str, share: Share | None) -> Iterator[None]:
-    """While a stage works, what its earlier runs reported is gone; it is back where the work is refused.
+    """Hide the reports of earlier runs of a stage while it works; restore them if the work is refused.
 
-    A share leaves the reports of its fellows.
+    A share leaves the reports of the other shares in place.
     """
     moved = {file: trash_name(file) for file in _earlier_reports(out, stage, share)}
     for file, trash in moved.items():
@@ -206,14 +222,14 @@ def _earlier_reports(out: Path, stage: str, share: Share | None) -> list[Path]:
 
 
 def load_report(out: Path) -> Report | None:
-    """The report that OUT holds, if it holds one that can be read."""
+    """Return the report in OUT, or None if there is none or it cannot be read."""
     with suppress(StoreError):
         return Report.load(out)
     return None
 
 
 def continued(before: Report, now: Report) -> Report:
-    """What one stage did after others: the figures of all of them, and the last word on each case."""
+    """Extend the report of earlier stages by that of a later one, with the newest result of each case."""
     rows = {case.case: case for case in before.cases}
     stages = before.stages | now.stages
     return now.model_copy(
@@ -237,7 +253,7 @@ def _after(before: CaseReport, now: CaseReport) -> CaseReport:
 
 
 def failed_cases(out: Path) -> dict[str, str]:
-    """Causes of the cases that the last runs on OUT, or their shares, reported as failed."""
+    """Return the cases that the last runs on OUT, or their shares, reported as failed, with the causes."""
     reports = _share_reports(out)
     with suppress(StoreError):
         reports.append(Report.load(out))
@@ -245,7 +261,7 @@ def failed_cases(out: Path) -> dict[str, str]:
 
 
 def join_reports(reports: Sequence[Report]) -> Report:
-    """One report of what several shares did at a time."""
+    """Merge the reports of shares that ran side by side: largest seconds and memory, sum of the voxels."""
     by_case: dict[str, list[CaseReport]] = defaultdict(list)
     for case in (case for report in reports for case in report.cases):
         by_case[case.case].append(case)
@@ -261,7 +277,7 @@ def join_reports(reports: Sequence[Report]) -> Report:
 
 
 def _share_reports(out: Path) -> list[Report]:
-    """Those that can be read, in the order of their names."""
+    """Return the readable reports of shares, in the order of their file names."""
     reports = []
     for file in sorted((out / LOGS).glob("report-*of*.json")):
         with suppress(OSError, ValidationError):
@@ -276,7 +292,7 @@ def _join(parts: Sequence[CaseReport]) -> CaseReport:
 
 
 def _most(rows: Iterable[dict[str, T]]) -> dict[str, T]:
-    """The largest value of each key."""
+    """Return the largest value of each key."""
     most: dict[str, T] = {}
     for row in rows:
         most |= {key: max(value, most.get(key, value)) for key, value in row.items()}

@@ -1,8 +1,8 @@
-"""What a rerun may keep: a changed setting, source or dataset is noticed before any work begins.
+"""Resume: find out before any work whether settings, source or dataset changed since OUT was made.
 
-In: what OUT holds and what this run would do. Out: nothing, or a `SettingsChangedError` that names the
-change; with `restart` the parts of OUT that depend on it, which are to be removed before work. A hash of
-sizes and times of the source files is kept in OUT/logs; where it differs, contents are compared by checksum.
+In: what OUT holds, and what this run would do. Out: nothing, or a `SettingsChangedError` that names the
+change. With `restart` the outdated parts of OUT are returned instead, to be removed before the work. A hash
+of the sizes and times of the source files is kept in OUT/logs; if it differs, checksums are compared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from voxelmill.storage import zarr_stores
 from voxelmill.storage.partial_files import write_changed
 
 LOGS, STATS = "logs", "sources{}.json"
-"""Hash of sizes and times of the files of each case; a share has a file of its own."""
+"""File in OUT/logs with a hash of the sizes and times of each case's files; each share has its own file."""
 
 HOW_ON = "Pass --restart to recompute what depends on it, or use another OUT."
 WAYS_ON = (
@@ -44,12 +44,29 @@ def check_sources(
     restart: bool,
     share: Share | None = None,
 ) -> list[str]:
-    """Refuse raw cases that this run, or this share, would make otherwise; with `restart` return them.
+    """Refuse to go on from raw cases that this run, or this share, would make differently.
+
+    Parameters
+    ----------
+    out : Path
+    sources : Sources
+    dataset : DatasetRecord
+        The record that this run would write.
+    repair : RepairConfig
+    restart : bool
+        Return the outdated cases instead of refusing.
+    share : Share, optional
+        Only the cases of this share are compared.
+
+    Returns
+    -------
+    list of str
+        Outdated raw cases; empty without `restart`.
 
     Raises
     ------
     SettingsChangedError
-        Naming the setting or the case.
+        Names the setting or the case that changed.
     """
     root = out / zarr_stores.RAW
     attributes = zarr_stores.read_attributes(root, "")
@@ -73,7 +90,10 @@ def check_sources(
 
 
 def remove_raw(out: Path, cases: Iterable[str]) -> None:
-    """Remove raw cases, and before them what was made of them: who finds half of it asks for no more."""
+    """Remove raw cases, after the training data made from them.
+
+    The training data go first: if this is interrupted, none is left without its raw case.
+    """
     for case in cases:
         for configuration in zarr_stores.list_groups(out / zarr_stores.TRAINING):
             zarr_stores.remove_group(out / zarr_stores.TRAINING, f"{configuration}/{case}")
@@ -81,7 +101,7 @@ def remove_raw(out: Path, cases: Iterable[str]) -> None:
 
 
 def remember_sources(out: Path, sources: Sources, share: Share | None = None) -> None:
-    """Keep what tells unchanged files of every case, or every one of a share, that is in the raw store."""
+    """Save the hash of file sizes and times for each case, or each of a share, that is in the raw store."""
     present = set(zarr_stores.list_groups(out / zarr_stores.RAW)) & set(_names(sources, share))
     stats = {c.case: source_stats(c) for c in sources.cases if c.case in present}
     suffix = "" if share is None else share.suffix
@@ -89,23 +109,24 @@ def remember_sources(out: Path, sources: Sources, share: Share | None = None) ->
 
 
 def _names(sources: Sources, share: Share | None) -> list[str]:
-    """The cases of a share of ingest."""
+    """Return the cases of a share of ingest, or all of them."""
     names = [c.case for c in sources.cases]
     return names if share is None else list(share.of(names))
 
 
 def check_plan(out: Path, plan: Plan, restart: bool) -> list[tuple[str, str]]:
-    """Refuse to mix shards of another plan with this one's; with `restart` they are returned.
+    """Refuse to mix shards of another plan with those of this one; with `restart` return them.
 
     Returns
     -------
     list of (configuration, case)
-        What lies in the training store and is not of this plan; no case stands for all of them.
+        Groups in the training store that this plan did not make. An empty case stands for the whole
+        configuration.
 
     Raises
     ------
     SettingsChangedError
-        Naming what changed.
+        Names what changed.
     """
     left_out = _left_out(out, plan)
     stale = [
@@ -127,12 +148,14 @@ def check_plan(out: Path, plan: Plan, restart: bool) -> list[tuple[str, str]]:
 
 
 def check_settings(out: Path, config: Config) -> None:
-    """Refuse settings, as far as they are known before any work, that OUT's shards were not made with.
+    """Refuse settings that differ from those that OUT's shards were made with, before any work.
+
+    The statistics are taken from OUT's plan: this run has not read them yet.
 
     Raises
     ------
     SettingsChangedError
-        Naming what changed.
+        Names what changed.
     """
     try:
         before = Plan.load(out)
@@ -145,21 +168,21 @@ def check_settings(out: Path, config: Config) -> None:
 
 
 def _left_out(out: Path, plan: Plan) -> list[tuple[str, str]]:
-    """Configurations that a plan has not, but the training store holds cases of, each as a whole."""
+    """Return the configurations with cases in the training store that the plan does not contain."""
     root = out / zarr_stores.TRAINING
     others = [name for name in zarr_stores.list_groups(root) if name not in plan.configurations]
     return [(name, "") for name in others if zarr_stores.list_groups(root, name)]
 
 
 def _configurations(out: Path, asked: Sequence[str]) -> str:
-    """How the setting changed, where the plan of before is known."""
+    """Describe the change of the setting `configurations`, with the old value if plan.json is readable."""
     with suppress(StoreError):
         return difference(list(Plan.load(out).settings.configurations), list(asked), "configurations")
     return f"configurations is {_short(list(asked))}"
 
 
 def _why_stale(out: Path, plan: Plan, count: int) -> str:
-    """What tells a plan from the one that shards were made by, and the ways on."""
+    """Describe how the plan differs from the one that made the shards, and how to go on."""
     made = f"{count} cases in OUT's training store were made"
     try:
         before = Plan.load(out)
@@ -174,7 +197,7 @@ def _why_stale(out: Path, plan: Plan, count: int) -> str:
 
 
 def _because(before: Plan, plan: Plan) -> str:
-    """Which cases changed the statistics, where cases came or went."""
+    """Name the added and removed cases that changed the statistics, if there are any."""
     was, now = ({case for of in p.configurations.values() for case in of.cases} for p in (before, plan))
     added, gone = sorted(now - was), sorted(was - now)
     words = [f"{_count(added, 'new case')} ({_few(added)})"] if added else []
@@ -191,7 +214,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _read_dependencies(attributes: dict[str, Any], restart: bool) -> dict[str, Any] | None:
-    """What the raw store's facts depend on; None where that cannot be read and all is made again anyway."""
+    """Return what the raw store's facts depend on; None if it is unreadable and `restart` replaces all."""
     try:
         return _facts_depend_on(DatasetRecord.read(attributes))
     except StoreError:
@@ -210,9 +233,9 @@ def _token(out: Path, configuration: str, case: str) -> str | None:
 
 
 def _changed_cases(out: Path, sources: Sources, repair: RepairConfig, present: list[str]) -> dict[str, str]:
-    """Cases of the raw store whose source is gone or holds something else now, or was repaired otherwise.
+    """Return the raw cases with another source or other repairs than now, each with what changed.
 
-    With each what changed. A repair that a case did not need does not matter to it.
+    A repair setting matters only to cases that needed it.
     """
     accepted = _accepted(repair)
     stats = _read_stats(out)
@@ -234,12 +257,15 @@ def _changed_cases(out: Path, sources: Sources, repair: RepairConfig, present: l
 
 
 def _accepted(repair: RepairConfig) -> set[str]:
-    """What a repair by these settings would be recorded as."""
+    """Return the settings in the form in which the raw store records them."""
     return {f"repair.{name}={value}" for name, value in repair}
 
 
 def _read_stats(out: Path) -> dict[str, Any]:
-    """What `remember_sources` wrote, the last word on each case; what is lost is compared by its contents."""
+    """Read what `remember_sources` wrote, the newest entry per case.
+
+    A case without an entry is compared by checksum.
+    """
     stats: dict[str, Any] = {}
     files = sorted((out / LOGS).glob(STATS.format("*")), key=lambda file: file.stat().st_mtime)
     for file in files:
@@ -249,7 +275,7 @@ def _read_stats(out: Path) -> dict[str, Any]:
 
 
 def difference(before: Any, after: Any, name: str = "") -> str:
-    """The first leaf that differs, as ``name was a, is b``."""
+    """Describe the first value in which two nested mappings differ, as ``name was a, is b``."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*after, *(k for k in before if k not in after)]:
             if before.get(key) != after.get(key):

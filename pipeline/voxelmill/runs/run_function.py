@@ -1,6 +1,6 @@
-"""`voxelmill.run`: one call for what `voxelmill run` does, and the engine that both run on.
+"""The function `voxelmill.run`, which does what the command `voxelmill run` does.
 
-In: paths, settings, and where to run. Out: a `Report`. The order of things is the pipeline's.
+In: paths, settings, and where to run. Out: a `Report`. The order of the stages is set in `job`.
 """
 
 from __future__ import annotations
@@ -39,42 +39,42 @@ def run(
     memory_limit: int | str | None = None,
     device: str = "auto",
 ) -> Report:
-    """Bring SOURCE through all stages into OUT.
+    """Run all stages on SOURCE, and write the stores, the plan and the report into OUT.
 
     Parameters
     ----------
     source : path
-        A nnU-Net raw dataset folder, a folder with one file or one DICOM series folder a case, or a
+        An nnU-Net raw dataset folder, a folder with one file or one DICOM series folder per case, or a
         manifest (CSV or JSON).
     out : path
-        Folder for the stores; what is there already under the same settings is kept.
+        Folder for the stores; results made earlier with the same settings are kept.
     config : Config or mapping, optional
-        Settings; a mapping takes the names of `Config`'s fields.
+        Settings; the keys of a mapping are the fields of `Config`.
     client : distributed.Client, optional
         Where to run, instead of `cluster`, `workers` and `scheduler`.
     plan : path, optional
-        A plan.json whose decisions are taken, as for test images; no statistics are made.
+        A plan.json to reuse, for instance for test images; no statistics are computed then.
     cluster : str
-        "local" starts worker processes on this machine, "none" runs all in this process; "slurm", "pbs",
-        "lsf", "sge" submit jobs, "cuda" starts a worker for each GPU.
+        "local" starts worker processes on this machine, "none" runs everything in this process, "slurm",
+        "pbs", "lsf" and "sge" submit jobs, "cuda" starts one worker per GPU.
     workers : int, optional
-        Worker processes; by default one a core, or those of one job.
+        Number of worker processes; by default one per core, or as many as one job holds.
     scheduler : str or path, optional
-        Address or file of a Dask scheduler that is running.
+        Address or file of a running Dask scheduler.
     memory_limit : int or str, optional
-        Most memory of a worker process: bytes, or a text such as "1GiB"; changes no voxel.
+        Memory limit of a worker process: bytes, or a text such as "1GiB"; it changes no voxel.
     device : {"auto", "cpu", "gpu"}
-        Where images are resampled: on GPUs if workers have any, never, or nowhere else.
+        Where images are resampled: on GPUs if workers have any, on CPUs only, or on GPUs only.
 
     Returns
     -------
     Report
-        One entry a case. A case that failed does not raise.
+        One entry per case. A case that failed is in the report and raises nothing.
 
     Raises
     ------
     VoxelmillError
-        If the run is refused before work begins.
+        If the run is refused before work begins, or if the cluster, OUT's disk or the lease on OUT is lost.
     """
     where = Where(cluster, workers, None if scheduler is None else str(scheduler), device, client)
     settings = where.fit(_settings(config, memory_limit))
@@ -90,9 +90,9 @@ def run(
 
 
 def _settings(config: Config | Mapping[str, Any] | None, memory_limit: int | str | None) -> Config:
-    """The configuration; the memory limit goes before its own."""
+    """Return the configuration; `memory_limit` overrides the one in it."""
     stated = config.model_dump(exclude_unset=True) if isinstance(config, Config) else config or {}
     if not isinstance(stated, Mapping):
-        return make_config(stated)  # which says what it is
+        return make_config(stated)  # raises the error for a value that is no mapping
     stated = dict(stated)
     return make_config(stated if memory_limit is None else stated | {"memory_limit": memory_limit})

@@ -1,7 +1,7 @@
-"""SOURCE is only read, and OUT is a run's own: neither is the other, nor lies within it.
+"""Checks that SOURCE and OUT are separate: neither is the other, nor lies inside it.
 
-In: two paths. Out: nothing, or a `ConfigError` that says what is in the way. Links count by where they lead.
-Reads names, and opens no image; writes nothing.
+In: two paths. Out: nothing, or a `ConfigError` that says what is in the way. Symbolic links are resolved.
+File names are read, no image is opened, and nothing is written.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _DATASET = ("dataset.json", "imagesTr", "labelsTr", "imagesTs")
 _STORES = (zarr_stores.RAW, zarr_stores.TRAINING)
 _LOOKED_AT = 1000
 _LOOKED_INTO = 50
-"""Names in a folder, and in each folder in it, that are looked at before it counts as one without images."""
+"""Entries checked in a folder, and in each folder in it, before it counts as a folder without images."""
 
 
 def check_apart(source: Path, out: Path) -> None:
-    """Refuse a SOURCE and an OUT that are one, or of which one lies within the other.
+    """Refuse a SOURCE and an OUT that are the same or nested, and a SOURCE that is the OUT of a run.
 
     Raises
     ------
     ConfigError
-        Saying which.
+        Says which of these it is.
     """
     inner, outer = source.resolve(), out.resolve()
     is_folder = os.path.isdir(source)  # noqa: PTH112  # False, not an error, where it cannot be seen
@@ -56,12 +56,12 @@ def check_apart(source: Path, out: Path) -> None:
 
 
 def check_cases_apart(sources: Sources, out: Path) -> None:
-    """Refuse cases that a manifest or a dataset.json takes from OUT.
+    """Refuse a manifest or a dataset.json that lists files inside OUT.
 
     Raises
     ------
     ConfigError
-        Naming the first of them.
+        Names the first such case.
     """
     folder = os.path.normpath(out)
     for case in sources.cases:
@@ -74,14 +74,14 @@ def check_cases_apart(sources: Sources, out: Path) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder that holds images, or a dataset, and is no OUT of a run.
+    """Refuse an OUT that holds images or a dataset and is not the output of an earlier run.
 
-    Other files may be there: logs and scripts of jobs, or what a system puts into every folder.
+    Other files are allowed: logs and scripts of jobs, or hidden files of the operating system.
 
     Raises
     ------
     ConfigError
-        With what was found.
+        Says what was found.
     """
     if not out.is_dir() or is_out(out):
         return
@@ -94,23 +94,23 @@ def check_out(out: Path) -> None:
 
 
 def is_out(folder: Path) -> bool:
-    """Whether a folder holds a store of a run."""
+    """Return whether a folder holds a store that a run made."""
     return any(zarr_stores.read_attributes(folder / name, "") is not None for name in _STORES)
 
 
 def _images(folder: Path) -> Iterator[str]:
-    """What a folder, or a folder in it, holds of images, in words that name no file."""
+    """Yield the datasets and image formats found in a folder and its subfolders, without file names."""
     for path in islice(folder.iterdir(), _LOOKED_AT):
         if path.name.startswith(".") or path.name in _STORES:
             continue
         if path.name in _DATASET:
             yield f"a dataset ({path.name})"
-        with suppress(OSError):  # what cannot be looked at is no image that a run could read either
+        with suppress(OSError):  # a run could not read an image here either
             yield from (f"images ({name})" for name in _formats(path))
 
 
 def _formats(path: Path) -> Iterator[str]:
-    """The format of a path, or those of the first files of a folder that is no image itself."""
+    """Yield the format of a path, or those of the first files in a folder that is not itself an image."""
     is_zarr = path.name.lower().endswith(formats.OME_ZARR.endings)
     is_folder = path.is_dir() and not is_zarr and not holds_ome(path)
     inside = islice(path.iterdir(), _LOOKED_INTO) if is_folder else iter(())

@@ -1,7 +1,7 @@
-"""How far a run is, from the stores alone: any node may ask, while others work or after they died.
+"""The progress of a run, read from the stores alone: any node can ask, while others work or after they died.
 
-In: OUT. Out: what is done and what is missing of each stage, what the last runs reported as failed, and who
-holds OUT. Writes nothing.
+In: OUT. Out: what each stage has done and what it lacks, the cases that the last runs reported as failed, and
+the runs that hold OUT. Writes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from voxelmill.storage.lease import HolderState, holders
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage: how many of what are done, and the cases that lack some."""
+    """Progress of one stage, counted in units of `what` (cases, files, shards), and its unfinished cases."""
 
     name: str
     what: str
@@ -36,32 +36,32 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is."""
+    """Progress of a run."""
 
     stages: tuple[StageStatus, ...]
     failed: dict[str, str]
-    """Cause of each case that the last runs could not do."""
+    """Causes of the unfinished cases that the last runs reported as failed."""
 
     holders: tuple[HolderState, ...]
 
     @property
     def unfinished(self) -> list[str]:
-        """Cases that lack something, sorted."""
+        """Cases that are not finished, sorted."""
         return sorted({case for stage in self.stages for case in stage.unfinished})
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is missing, of any case of the source."""
+        """Whether every case of the source is finished."""
         return not self.unfinished and all(stage.done == stage.total for stage in self.stages)
 
 
 def read_status(out: Path) -> Status:
-    """Look at OUT.
+    """Return the status of OUT.
 
     Raises
     ------
     StoreError
-        If OUT holds nothing of a run.
+        If OUT does not hold the stores of a run.
     """
     cases = read_dataset(out).cases or tuple(zarr_stores.list_groups(out / zarr_stores.RAW))
     stages = [_ingest(out, cases), *_documents(out)]
@@ -75,12 +75,12 @@ def read_status(out: Path) -> Status:
 
 
 def check_raw(out: Path) -> None:
-    """Refuse to go on without a raw store, or with one that lacks cases and nobody says why.
+    """Refuse to go on without a raw store, or with one that lacks cases which no report lists as failed.
 
     Raises
     ------
     StoreError
-        Naming one of them.
+        Names one of the missing cases.
     """
     known = {*list_cases(out), *failed_cases(out)}
     lacking = [case for case in read_dataset(out).cases if case not in known]
@@ -99,7 +99,7 @@ def _ingest(out: Path, cases: Sequence[str]) -> StageStatus:
 
 
 def _documents(out: Path) -> list[StageStatus]:
-    """Fingerprint and plan; a plan without a fingerprint was made of a frozen one, which needs none."""
+    """Return the states of fingerprint and plan; only a plan that reuses another has no fingerprint."""
     plan = _document(out, "plan", Plan)
     if plan.done and not (out / Fingerprint.FILE).exists():
         return [plan]
@@ -115,7 +115,7 @@ def _document(out: Path, name: str, kind: type[Fingerprint] | type[Plan]) -> Sta
 
 
 def _preprocess(out: Path, plan: Plan, configuration: Configuration, cases: Sequence[str]) -> StageStatus:
-    """Shards of the plan; a case of the source that is not in the plan lacks all of them."""
+    """Count the shards of the plan; a case of the source that is not in the plan is unfinished."""
     planned = list(training_cases(out, plan, configuration, Memory()))
     missing: Sequence[Sequence[int]] = missing_of(planned)
     total, left = sum(case.plan.shards for case in planned), sum(len(shards) for shards in missing)

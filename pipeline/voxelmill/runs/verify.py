@@ -1,7 +1,7 @@
-"""Whether OUT holds what was written: every byte of the stores is read, and what is damaged is named.
+"""Verification of OUT: every byte of the stores is read, and all damage is named.
 
-In: OUT. Out: a `Finding` for all cases, or some. Metadata are looked at here, shards in tasks on any cluster.
-Writes nothing; `repair_damage` mends what is found.
+In: OUT. Out: a `Finding` for all cases, or some. Metadata are checked in this process, shards in tasks on any
+cluster. Writes nothing; `repair_damage` repairs what is found.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from voxelmill.storage.shard_damage import shard_damage
 from voxelmill.storage.shard_files import Index, ShardedArray
 
 GROUP_BYTES = 2**27
-"""Small shards share a task of so many bytes when decoded, about a tenth of a second's work,"""
+"""Decoded bytes of the small shards that share one task; about a tenth of a second of work."""
 
 SHARD_BYTES = 2**18
-"""where a shard takes the time of so many at least."""
+"""Bytes added to the size of each shard when tasks are filled: the fixed cost of opening a shard."""
 
 MISSING = "is missing"
 RECORD, SOURCE_FILES, MASK = "raw", "raw/image", "raw/mask"
@@ -47,19 +47,19 @@ RECORD, SOURCE_FILES, MASK = "raw", "raw/image", "raw/mask"
 
 @dataclass(frozen=True, order=True)
 class Damage:
-    """One thing that is not as it was written.
+    """One shard, array, record or file that is not as it was written.
 
     Attributes
     ----------
     case : str
-        Empty where it belongs to no case.
+        Empty if the damage belongs to no case.
     array : str
-        "raw" or a configuration, with an array's name behind it: "raw/label", "fullres/image". Without one it
-        is the record of the case. Or a file of OUT.
+        "raw" or a configuration, followed by an array's name: "raw/label", "fullres/image". Without an
+        array's name it is the record of the case. For damage outside the cases: a file or a group of OUT.
     shard : tuple of int or None
-        None: the whole array, or its metadata.
+        Index of the shard; None for the whole array or its metadata.
     what : str
-        The end of a sentence.
+        The predicate of the message, such as "is missing".
     """
 
     case: str
@@ -69,7 +69,7 @@ class Damage:
 
     @property
     def is_missing(self) -> bool:
-        """Whether it is not there at all."""
+        """Whether the data are missing, not damaged."""
         return self.what.startswith(MISSING)
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a look at OUT found."""
+    """The result of a verification: the damage, and the number of shards and bytes that were read."""
 
     damages: tuple[Damage, ...]
     shards: int
@@ -87,7 +87,7 @@ class Finding:
 
     @property
     def summary(self) -> str:
-        """How much was read, and how much of it is damaged."""
+        """One line: how much was read, and how much of it is damaged."""
         missing = sum(damage.is_missing for damage in self.damages)
         counts = {"damaged": len(self.damages) - missing, "missing": missing}
         told = ", ".join(f"{n} {word}" for word, n in counts.items() if n) or "nothing is damaged"
@@ -97,7 +97,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Looked:
-    """Damaged metadata, and the arrays whose shards are to be read, by their names."""
+    """The checked metadata of a case: its damage, and its named arrays, which are still to be read."""
 
     case: str
     damages: tuple[Damage, ...] = ()
@@ -105,12 +105,20 @@ class _Looked:
 
 
 def verify(out: Path, engine: Engine, only: Collection[str] | None = None) -> Finding:
-    """Read all that the stores hold of every case, or of some.
+    """Read everything that the stores hold of all cases, or of some.
+
+    Parameters
+    ----------
+    out : Path
+    engine : Engine
+        Runs the tasks that read the shards.
+    only : collection of str, optional
+        Cases to check. Files of OUT that belong to no case are always checked.
 
     Raises
     ------
     StoreError
-        If OUT holds nothing of a run.
+        If OUT holds no store.
     """
     check_there(out)
     damages, plan = _documents(out)
@@ -127,12 +135,12 @@ def verify(out: Path, engine: Engine, only: Collection[str] | None = None) -> Fi
 
 
 def check_there(out: Path) -> None:
-    """Refuse what is no OUT.
+    """Refuse a folder that is not the OUT of a run.
 
     Raises
     ------
     StoreError
-        If there is neither of the stores.
+        If it holds neither of the stores.
     """
     if not any((out / name).is_dir() for name in (zarr_stores.RAW, zarr_stores.TRAINING)):
         raise StoreError("OUT holds no store. Name the OUT of a run, or begin one with `voxelmill run`.")
@@ -146,7 +154,7 @@ def _order(damage: Damage) -> tuple[str, str, Index, str]:
 
 
 def _documents(out: Path) -> tuple[list[Damage], Plan | None]:
-    """What is wrong with the plan, the fingerprint and the groups above the cases; and the plan."""
+    """Return the damage in the plan, the fingerprint and the groups above the cases, and the plan."""
     damages, plan = list[Damage](), None
     groups = [(zarr_stores.RAW, "")]
     if (out / Fingerprint.FILE).exists() or (out / zarr_stores.TRAINING).exists():
@@ -174,7 +182,7 @@ def _unreadable(out: Path, kind: type[Fingerprint] | type[Plan]) -> list[Damage]
 
 
 def _look(out: Path, plan: Plan | None) -> list[_Looked]:
-    """Metadata of every case that the dataset, the plan or a store has."""
+    """Check the metadata of every case that the dataset, the plan or the raw store lists."""
     names, failed = set(zarr_stores.list_groups(out / zarr_stores.RAW)), failed_cases(out)
     with suppress(StoreError):
         names |= set(read_dataset(out).cases)
@@ -192,7 +200,7 @@ def _look(out: Path, plan: Plan | None) -> list[_Looked]:
 
 
 def _look_at_raw(raw: RawCase, cause: str | None) -> _Looked:
-    """The record of a case, and the arrays that it speaks of."""
+    """Check the record of a raw case, and the metadata of the arrays that it lists."""
     if not (raw.root / raw.case).is_dir():
         return _Looked(raw.case, (Damage(raw.case, RECORD, None, MISSING + (f": {cause}" if cause else "")),))
     what = zarr_stores.metadata_damage(raw.root, raw.case)
@@ -208,7 +216,7 @@ def _look_at_raw(raw: RawCase, cause: str | None) -> _Looked:
 
 
 def _source_damage(raw: RawCase) -> list[Damage]:
-    """An image that is read in place: its files are there, with the contents that the record says."""
+    """Compare the files of an image that is read in place with the checksum in the record."""
     if not raw.record.is_in_place:
         return []
     try:
@@ -220,7 +228,7 @@ def _source_damage(raw: RawCase) -> list[Damage]:
 
 
 def _look_at_training(case: TrainingCase) -> _Looked:
-    """The attributes of a case of the training store, and its arrays."""
+    """Check the attributes of a case in the training store, and the metadata of its arrays."""
     if not (case.root / case.path).is_dir():
         return _Looked(case.case, (Damage(case.case, case.configuration, None, MISSING),))
     what = zarr_stores.metadata_damage(case.root, case.path) or _other_attributes(case)
@@ -237,11 +245,11 @@ OTHER_PLAN = "was made by another plan: plan.json was changed since, or is damag
 
 
 def _other_attributes(case: TrainingCase) -> str | None:
-    """That a case was not made by this plan, or says something else than preprocess would write."""
+    """Describe attributes of another plan, or attributes that preprocess would not write; None if good."""
     if case.is_stale:
         return OTHER_PLAN
     expected: Any = None
-    with suppress(StoreError, ValueError):  # what the raw store lacks is told there
+    with suppress(StoreError, ValueError):  # damage in the raw store is reported with the raw store
         expected = json.loads(json.dumps(attributes_of(case)))
     is_same = expected in (None, zarr_stores.read_attributes(case.root, case.path))
     return None if is_same else "says something else of itself than the plan and the raw store"
@@ -258,7 +266,7 @@ def _open(
     chunk: Sequence[int] | None = None,
     shard: Sequence[int] | None = None,
 ) -> Damage | tuple[str, ShardedArray]:
-    """An array of a case, or what is wrong with its metadata."""
+    """Open an array of a case, or return what is wrong with its metadata."""
     path, label = f"{group}/{name}", f"{label}/{name}"
     what = zarr_stores.metadata_damage(root, path)
     try:
@@ -284,7 +292,7 @@ def _shards(array: ShardedArray) -> int:
 
 
 def _tasks(looked: Sequence[_Looked]) -> Iterator[Task]:
-    """A step a shard."""
+    """Yield tasks with one step per shard; small shards share a task."""
     return in_groups(
         (
             (
@@ -300,7 +308,17 @@ def _tasks(looked: Sequence[_Looked]) -> Iterator[Task]:
 
 
 def check_shard(name: str, array: ShardedArray, index: Index) -> tuple[int, str, Index, str | None]:
-    """Read one shard: its bytes, the name of its array, its index, and what is wrong with it."""
+    """Read one shard.
+
+    Returns
+    -------
+    size : int
+        Bytes of the file; 0 if it cannot be read.
+    name, index
+        As given: they identify the shard in the result of a task that checks several.
+    what : str or None
+        What is wrong with it.
+    """
     what = shard_damage(array, index)
     try:
         size = array.file(index).stat().st_size
@@ -318,7 +336,7 @@ def _of_outcome(outcome: Outcome) -> list[Damage]:
 
 
 def _joined(damages: Sequence[Damage], looked: Sequence[_Looked]) -> list[Damage]:
-    """One damage for an array that lacks all of its shards, where it has several."""
+    """Replace the missing shards of an array by one damage, if the array has several and all are missing."""
     missing: dict[tuple[str, str], int] = {}
     for damage in damages:
         if damage.shard is not None and damage.is_missing:
