@@ -1,3 +1,3 @@
-"""How tasks run: graphs, a window, retries, worker deaths, progress, memory. Dask is known here alone."""
+"""Tasks on Dask: graphs, window, retries, worker deaths, progress, memory. No other package imports Dask."""
 
-import voxelmill.runtime.dask_loading  # noqa: F401  first of all: says what is wrong where Dask cannot be imported
+import voxelmill.runtime.dask_loading  # noqa: F401  first: reports a broken Dask configuration

@@ -1,1 +1,1 @@
-"""Where tasks run: this process, workers on this machine, jobs of a batch system, a running scheduler."""
+"""The places where tasks run: this process, local workers, jobs of a batch system, a running scheduler."""

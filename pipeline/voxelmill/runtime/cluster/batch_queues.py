@@ -1,7 +1,7 @@
-"""Jobs of a batch system, through dask-jobqueue: each is a few worker processes, and lost ones are replaced.
+"""Jobs of a batch system, through dask-jobqueue: each job runs worker processes, and lost jobs are replaced.
 
-In: what jobs are asked for, in dask-jobqueue's words; what is not said comes from its own configuration
-files. Out: the exact job script, or a client whose workers come as the queue lets them.
+In: resources of a job, under dask-jobqueue's names; its own configuration files supply what is missing. Out:
+the exact job script, or a client that gets its workers as the queue starts the jobs.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from voxelmill.runtime.memory_budget import NANNY_BYTES
 logger = logging.getLogger("voxelmill")
 
 WORKER_BYTES = 4 * 2**30
-"""Memory that a worker is asked for where nobody says how much."""
+"""Default memory of a worker process, in bytes."""
 
 LOST_TIMEOUT = "15s"
-"""A worker process that dies is back within that time."""
+"""A job that has no worker for this long counts as ended; its nanny restarts a dead worker sooner."""
 
 ASK_SECONDS = 30
-"""How long a batch system may take to tell of its jobs."""
+"""Longest time that a batch system may take to list its jobs."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,17 @@ class System:
     Attributes
     ----------
     name : str
-        As dask-jobqueue's classes begin.
+        First part of the name of dask-jobqueue's class, such as "SLURM" of `SLURMCluster`.
     submit : str
-        The command that submits.
+        The command that submits a job.
     jobs : tuple of str
-        The command that lists jobs; it is given their ids, unless `lists_all`.
+        The command that lists jobs; their ids are appended, unless `lists_all`.
     waiting : str
-        Pattern of a line that tells of a job that waits.
+        Regular expression that matches the line of a waiting job.
     gpu : str
-        The directive that asks for a GPU; PBS has it among a job's other resources.
+        The directive that requests a GPU; empty for PBS, which has it in the resource specification.
+    lists_all : bool
+        Whether the command lists all jobs of the user, and takes no ids.
     """
 
     name: str
@@ -80,22 +82,22 @@ SYSTEMS = {
 
 @dataclass(frozen=True)
 class Jobs:
-    """What is asked of which batch system.
+    """The jobs that a run requests from a batch system.
 
     Attributes
     ----------
     system : str
         A key of `SYSTEMS`.
     words : ClusterConfig
-        What a user said.
+        The user's settings.
     workers : int or None
-        Worker processes in all jobs together; as many as one job has by default.
+        Worker processes in all jobs together; by default those of one job.
     logs : Path
-        Folder for what the jobs print, where dask-jobqueue's configuration names none.
+        Folder for the output of the jobs, unless dask-jobqueue's configuration names one.
     memory_limit : int or None
-        Bytes of a worker process, as the command line says.
+        Memory of a worker process in bytes, from --memory-limit.
     on_gpu : bool
-        Each job gets a GPU.
+        Whether each job gets a GPU.
     """
 
     system: str
@@ -112,7 +114,7 @@ class Jobs:
 
     @property
     def processes(self) -> int:
-        """Worker processes of a job: one a core, since a task computes on one; one for a GPU."""
+        """Worker processes of a job: by default one per core, since a task uses one core; one with a GPU."""
         return self.words.processes or self._configured("processes") or (1 if self.on_gpu else self.cores)
 
     @property
@@ -122,7 +124,7 @@ class Jobs:
 
     @property
     def memory(self) -> int:
-        """Bytes of a job; workers have nannies that need some, too."""
+        """Memory of a job in bytes, for its workers and their nannies."""
         if self.words.memory is not None:
             return self.words.memory
         if (configured := self._configured("memory")) is not None:
@@ -131,22 +133,28 @@ class Jobs:
 
     @property
     def worker_bytes(self) -> int:
-        """Most memory of a worker process: its part of the job's, unless the command line says otherwise."""
+        """Memory limit of a worker process in bytes: --memory-limit, or its part of the job's memory."""
         return self.memory_limit or self.memory // self.processes - NANNY_BYTES
 
     @property
     def most(self) -> int:
-        """Jobs at a time."""
+        """Most jobs at a time."""
         return -(-(self.workers or self.processes) // self.processes)
 
     @property
     def least(self) -> int:
-        """Jobs that are kept when there is little to do."""
+        """Jobs that stay when there is little to do."""
         kept = self.words.minimum
         return self.most if kept is None else min(self.most, -(-kept // self.processes))
 
     def options(self) -> dict[str, Any]:
-        """Arguments of dask-jobqueue's classes."""
+        """Return the arguments for dask-jobqueue's cluster class.
+
+        Raises
+        ------
+        ConfigError
+            If a job has more processes than cores, or SGE lacks a parallel environment.
+        """
         words = self.words.model_dump(include=WORDS, exclude_none=True)
         if self.processes > self.cores:
             raise ConfigError(
@@ -156,7 +164,7 @@ class Jobs:
         if self.system in ("lsf", "sge") and "account" in words:
             words["project"] = words.pop("account")
         if self.system == "lsf" and (minutes := int(self._walltime // 60)):
-            words["walltime"] = f"{minutes // 60}:{minutes % 60:02}"  # it knows no seconds
+            words["walltime"] = f"{minutes // 60}:{minutes % 60:02}"  # LSF takes no seconds
         if self.system == "pbs" and self.on_gpu and not self._configured("resource-spec"):
             words["resource_spec"] = f"select=1:ncpus={self.cores}:mem={-(-self.memory >> 20)}MB:ngpus=1"
         return words | {
@@ -186,7 +194,7 @@ class Jobs:
         return [*stated, gpu] if asks else stated
 
     def _worker_arguments(self) -> list[str]:
-        """Workers end by themselves before the batch system kills them, and not all at a time."""
+        """Arguments of `dask worker`: a worker ends before the batch system kills it, and not all at once."""
         stated = [str(word) for word in self._configured("worker-extra-args") or []]
         lifetime = []
         if "--lifetime" not in stated:
@@ -201,19 +209,19 @@ class Jobs:
 
     @property
     def _walltime(self) -> float:
-        """Seconds."""
+        """Walltime of a job in seconds; 0 where none is set."""
         return parse_walltime(self.words.walltime or self._configured("walltime"), self.system)
 
     def _list(self, word: str) -> list[str]:
         return list(getattr(self.words, word) or self._configured(word.replace("_", "-")) or [])
 
     def _configured(self, key: str) -> Any:
-        """What dask-jobqueue's configuration files say."""
+        """Value from dask-jobqueue's configuration files; importing the package loads its defaults."""
         _package()
         return dask.config.get(f"jobqueue.{self.system}.{key}", None)
 
     def script(self) -> str:
-        """The exact job script, but for the scheduler's address; nothing is started, submitted or written.
+        """Return the exact job script, except for the scheduler's address; start and submit nothing.
 
         Raises
         ------
@@ -223,17 +231,18 @@ class Jobs:
         job = getattr(_package(), f"{SYSTEMS[self.system].name}Cluster").job_cls
         options = self.options()
         logs = options["log_directory"]
-        with TemporaryDirectory() as folder:  # it would be made
+        with TemporaryDirectory() as folder:  # dask-jobqueue creates the folder
             address = "tcp://<address of the scheduler>:8786"
             made: str = job(address, name="voxelmill-0", **options | {"log_directory": folder}).job_script()
             return made.replace(folder, logs)
 
 
 WORDS = {"queue", "account", "walltime", "interface"}
+"""Settings that dask-jobqueue has under the same name."""
 
 
 def _package() -> Any:
-    """dask-jobqueue, but for Ctrl-C, which it lets end the process with status 0 once it is imported."""
+    """Import dask-jobqueue; undo its handler of Ctrl-C, which would end this process with status 0."""
     before = signal.getsignal(signal.SIGINT)
     try:
         return importlib.import_module("dask_jobqueue")
@@ -248,12 +257,12 @@ def _package() -> Any:
 
 @contextmanager
 def start_jobs(jobs: Jobs) -> Iterator[Client]:
-    """A scheduler in this process, and jobs that connect to it; those that end are replaced.
+    """Start a scheduler in this process, submit jobs that connect to it, and replace those that end.
 
     Raises
     ------
     ConfigError
-        If the batch system is not here, or refuses the jobs.
+        If this machine has no such batch system, or the batch system refuses the jobs.
     """
     system, package = SYSTEMS[jobs.system], _package()
     if shutil.which(system.submit) is None:
@@ -287,16 +296,16 @@ def start_jobs(jobs: Jobs) -> Iterator[Client]:
 
 
 def _lost_jobs_are_replaced() -> Any:
-    """After so long without its workers a job counts as ended, and another is submitted."""
+    """Let a job without workers count as ended after `LOST_TIMEOUT`, so that another is submitted."""
     return dask.config.set({"distributed.deploy.lost-worker-timeout": LOST_TIMEOUT})
 
 
 def _submit(cluster: Any, jobs: Jobs) -> None:
-    """Ask for the first jobs, then for as many as there is work for."""
+    """Submit the first jobs, then let the number of jobs follow the work."""
     for _ in range(max(1, jobs.least)):
         cluster.worker_spec.update(cluster.new_worker_spec())
     try:
-        cluster.sync(cluster._correct_state)  # cluster.scale would not wait for what the batch system says
+        cluster.sync(cluster._correct_state)  # cluster.scale would not wait for the batch system's answer
     except RuntimeError as error:
         _forget_refused(cluster)
         said = re.search(r"stderr:\n(.*)", str(error))
@@ -308,14 +317,14 @@ def _submit(cluster: Any, jobs: Jobs) -> None:
 
 
 def _forget_refused(cluster: Any) -> None:
-    """Jobs that have no id cannot be cancelled; Dask would stumble over them when it closes the cluster."""
+    """Remove jobs without an id: they cannot be cancelled, and Dask would fail to close the cluster."""
     for name in [name for name, job in cluster.workers.items() if job.job_id is None]:
         cluster._created.discard(cluster.workers.pop(name))
         cluster.worker_spec.pop(name, None)
 
 
 def pending_jobs(client: Client | None) -> int:
-    """Jobs of a client's cluster that wait in the queue of a batch system."""
+    """Return how many jobs of a client's cluster wait in a batch system's queue; 0 if it does not answer."""
     cluster = None if client is None else client.cluster
     ids = [i for i in (getattr(job, "job_id", None) for job in getattr(cluster, "workers", {}).values()) if i]
     system = next((s for s in SYSTEMS.values() if type(cluster).__name__ == f"{s.name}Cluster"), None)

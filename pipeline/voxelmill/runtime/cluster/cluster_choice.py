@@ -1,6 +1,6 @@
-"""Where a run is to take place, in the words of the command line and of `voxelmill.run`.
+"""The user's choice of cluster, as options of the command line or arguments of `voxelmill.run`.
 
-In: those words, and a configuration. Out: the configuration with what follows from them, and a client.
+In: these options, and a configuration. Out: the configuration with a memory limit, and a client.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ DEVICES = ("auto", "cpu", "gpu")
 
 @dataclass(frozen=True)
 class Where:
-    """A cluster that is started, joined or lent.
+    """A cluster that the run starts, joins or borrows.
 
     Attributes
     ----------
     cluster : str
         "local", "none", "cuda", or a batch system.
     workers : int or None
-        Worker processes.
+        Number of worker processes.
     scheduler : str or None
-        Address or file of a scheduler that is running.
+        Address or scheduler file of a running scheduler.
     device : str
         "auto", "cpu" or "gpu".
     client : distributed.Client or None
-        Somebody else's, which is used instead of all these.
+        The caller's own client; it replaces cluster, workers and scheduler.
 
     Raises
     ------
     ConfigError
-        If the words make no sense.
+        If a value is unknown, or options contradict each other.
     """
 
     cluster: str = "local"
@@ -67,24 +67,24 @@ class Where:
 
     @property
     def submits_jobs(self) -> bool:
-        """Whether a batch system is asked for jobs."""
+        """Whether the run submits jobs to a batch system."""
         return self._starts(*SYSTEMS)
 
     def fit(self, config: Config) -> Config:
-        """The configuration with the memory limit of a job's workers, where none is stated."""
+        """Return the configuration, with the memory limit of a job's workers if it has none of its own."""
         if not self.submits_jobs or config.memory_limit is not None:
             return config
         return config.model_copy(update={"memory_limit": self.jobs(Path(), config).worker_bytes})
 
     def jobs(self, out: Path, config: Config) -> Jobs:
-        """What a batch system is asked for."""
+        """Return the jobs to request from the batch system; they log to OUT/logs/workers."""
         logs = out.absolute() / "logs" / "workers"
         on_gpu = self.device == "gpu"
         return Jobs(self.cluster, config.cluster, self.workers, logs, config.memory_limit, on_gpu)
 
     @contextmanager
     def connect(self, out: Path, config: Config) -> Iterator[tuple[Client | None, int]]:
-        """A client, and the threads that a worker has, as long as there is none to ask."""
+        """Yield a client, and the threads of a worker to assume before the first worker has connected."""
         if self.client is not None:
             with borrow(self.client) as client:
                 yield client, 1
@@ -95,6 +95,6 @@ class Where:
 
     @property
     def _scheduler(self) -> str | None:
-        """Address, or the path of a file, where `~` is the home folder."""
+        """Address, or path of a scheduler file with `~` expanded."""
         is_path = self.scheduler is not None and "://" not in self.scheduler
         return str(local_path(str(self.scheduler), "--scheduler")) if is_path else self.scheduler

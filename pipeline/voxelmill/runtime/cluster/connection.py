@@ -1,7 +1,7 @@
-"""A Dask client for each kind of cluster, or None for the synchronous scheduler.
+"""Connection to each kind of cluster: a Dask client, or None for the synchronous scheduler.
 
-One task at a time runs in a thread of a worker, on one core; BLAS gets one thread. What this machine cannot
-do is refused before anything is started.
+In: the kind of cluster and the number of workers. Out: a client. Each thread of a worker runs one task at a
+time on one core, and BLAS has one thread. What this machine cannot do is refused before anything starts.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ CLUSTERS = ("local", *SYSTEMS, "cuda", "none")
 
 
 def check_words(cluster: str, workers: int | None) -> None:
-    """Refuse words that make no sense.
+    """Refuse an unknown cluster, or a number of workers that is not a positive integer.
 
     Raises
     ------
     ConfigError
-        With what may be said instead.
+        The message names the valid values.
     """
     if cluster not in CLUSTERS:
         raise ConfigError(f"--cluster {cluster!r} is unknown; choose one of {', '.join(CLUSTERS)}.")
@@ -53,7 +53,7 @@ def connect(
     scheduler: str | None = None,
     jobs: Jobs | None = None,
 ) -> Iterator[Client | None]:
-    """A client to run stages on, closed afterwards together with what was started for it.
+    """Yield a client to run stages on; afterwards close it and everything that was started for it.
 
     Parameters
     ----------
@@ -61,16 +61,21 @@ def connect(
         "local" starts worker processes on this machine; "none" runs everything in this process; "slurm",
         "pbs", "lsf" and "sge" submit jobs; "cuda" starts a worker for each GPU of this machine.
     workers : int, optional
-        Worker processes; by default one a core of this machine, or one job.
+        Number of worker processes; by default one per core of this machine, or those of one job.
     scheduler : str, optional
-        Address or scheduler file of a running cluster, which is used instead.
+        Address or scheduler file of a running cluster, which replaces `cluster`.
     jobs : Jobs, optional
-        What jobs of a batch system are asked for.
+        The jobs to request from a batch system.
+
+    Yields
+    ------
+    distributed.Client or None
+        None for "none".
 
     Raises
     ------
     ConfigError
-        If the words make no sense, a package is missing, or no scheduler answers.
+        If a value is unknown, a package is missing, or no scheduler answers.
     """
     check_words(cluster, workers)
     here = 0 if scheduler is not None or cluster in ("none", *SYSTEMS) else workers or CPU_COUNT
@@ -85,12 +90,12 @@ def connect(
 
 @contextmanager
 def borrow(client: Client) -> Iterator[Client]:
-    """A client that somebody else made, and closes.
+    """Yield the caller's own client, and leave it open.
 
     Raises
     ------
     ConfigError
-        If it cannot be used, or its workers cannot.
+        If the client is asynchronous or not connected, or its cluster has other versions.
     """
     if client.asynchronous:
         raise ConfigError("client is an asynchronous one. Pass one that is not, or scheduler=ADDRESS.")
@@ -103,7 +108,7 @@ def borrow(client: Client) -> Iterator[Client]:
 
 
 def _check_machine(workers: int) -> None:
-    """Refuse before anything is started what could not work here."""
+    """Refuse what cannot work on this machine, before anything starts."""
     ensure_home()
     check_compiler()
     check_address_space(workers)

@@ -1,4 +1,4 @@
-"""Dask's settings for voxelmill, from `dask.yaml`, and what every client does when it is connected."""
+"""Dask's settings for voxelmill, from `dask.yaml`, and the set-up of every new client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DASK_CONFIG = Path(voxelmill.__file__).with_name("dask.yaml")
 
 
 def dask_settings() -> dict[str, Any]:
-    """The settings, by their dotted names."""
+    """Return the settings of `dask.yaml` by their dotted names."""
     (settings,) = dask.config.collect_yaml([str(DASK_CONFIG)])
     return dict(_flat(settings))
 
@@ -37,7 +37,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def security() -> Security | None:
-    """What encrypts the connections, where Dask's own configuration names certificates (TLS).
+    """Return the TLS security of connections, or None if Dask's configuration names no certificates.
 
     Raises
     ------
@@ -58,17 +58,19 @@ def security() -> Security | None:
 
 
 def introduce(client: Client) -> None:
-    """Say where the dashboard is; what tasks have to say comes out here, what Dask has to say does not.
+    """Check the versions of a cluster, log the dashboard's address, and forward voxelmill's messages.
+
+    Messages and progress of tasks come out in this process. Messages of Dask do not.
 
     Raises
     ------
     ConfigError
-        If scheduler or workers have other versions than this process.
+        If the scheduler or a worker has other versions than this process.
     """
     versions = Versions(client)
     if unfit := versions.scheduler_differs() or versions.worker_differs():
         raise ConfigError(unfit)
-    for name in ("distributed", "distributed.client"):  # both have a level of their own by Dask's defaults
+    for name in ("distributed", "distributed.client"):  # Dask sets a level on both
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if "dashboard" in client.scheduler_info(n_workers=0)["services"]:
         logger.info("dashboard: %s", client.dashboard_link)
@@ -78,7 +80,7 @@ def introduce(client: Client) -> None:
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """What each worker says of its machine is heard once."""
+    """Let `NO_CACHE` through once: every worker on a machine without a compiler cache logs it."""
     heard: list[str] = []
 
     def is_new(record: logging.LogRecord) -> bool:

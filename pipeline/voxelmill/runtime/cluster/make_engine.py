@@ -1,6 +1,6 @@
-"""The engine that runs tasks on a cluster, for as long as OUT is held and workers come.
+"""The engine that runs tasks while the lease on OUT holds and the cluster has workers.
 
-In: a client, settings and the lease of OUT. Out: an `Engine`. Knows no stage.
+In: a client, settings and the lease on OUT. Out: an `Engine`. Knows no stage.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 
 NO_WORKER_TIMEOUT = 300.0
-
-
-"""Seconds without any worker after which nothing is expected any more."""
+"""Seconds without a worker after which a run gives up, unless the settings state another time."""
 
 
 def make_engine(
@@ -33,9 +31,23 @@ def make_engine(
     device: Device = "auto",
     worker_threads: int = 1,
 ) -> Engine:
-    """An engine that gives up when OUT is lost, or when there is no worker for as long as the settings say.
+    """Return an engine that gives up when the lease on OUT is lost, or after too long without a worker.
 
-    Unless they do, time in which jobs wait in the queue of a batch system does not count.
+    Parameters
+    ----------
+    client : distributed.Client or None
+        None runs tasks in this process.
+    config : Config
+        If `no_worker_timeout` is None, `NO_WORKER_TIMEOUT` holds, and time that jobs spend in the queue of a
+        batch system does not count.
+    lease : Lease or None
+        The lease on OUT, checked while tasks run.
+    reporter : Reporter
+        Shows progress.
+    device : {"auto", "cpu", "gpu"}
+        "gpu" waits for workers with a GPU.
+    worker_threads : int
+        Threads of a worker to assume before the first worker has connected.
     """
     timeout = config.no_worker_timeout
     watch = Watch(

@@ -1,4 +1,4 @@
-"""A cluster that is running already: its scheduler's address, or the file that holds it."""
+"""Connection to a cluster that is already running, by its scheduler's address or scheduler file."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from voxelmill.runtime.cluster.dask_settings import introduce, security
 
 @contextmanager
 def join(scheduler: str) -> Iterator[Client]:
-    """A client of a scheduler, encrypted where Dask's configuration says how.
+    """Yield a client of a running scheduler, encrypted if Dask's configuration names certificates.
+
+    Parameters
+    ----------
+    scheduler : str
+        Address, or path of a scheduler file, which ends in ".json".
 
     Raises
     ------
     ConfigError
-        If no scheduler answers.
+        If the file holds no address, no scheduler answers, or the cluster has other versions.
     """
     address = _address_in(Path(scheduler)) if scheduler.endswith(".json") else scheduler
     try:
-        with catch_warnings(action="ignore", category=VersionMismatchWarning):  # `introduce` says more
+        with catch_warnings(action="ignore", category=VersionMismatchWarning):  # `introduce` is more precise
             client = Client(address, security=security())
     except (OSError, ValueError, TypeError, RuntimeError, LookupError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
@@ -39,7 +44,7 @@ def join(scheduler: str) -> Iterator[Client]:
 
 
 def _address_in(file: Path) -> str:
-    """The address in a scheduler file."""
+    """Read the address from a scheduler file."""
     try:
         return str(json.loads(file.read_text())["address"])
     except OSError:

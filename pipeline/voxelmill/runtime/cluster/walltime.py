@@ -1,4 +1,4 @@
-"""Walltimes, as batch systems write them."""
+"""Walltimes in the formats of the batch systems."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import re
 from voxelmill.basics.errors import ConfigError
 
 UNITS = {("slurm", 1): (60,), ("slurm", 2): (60, 1), ("lsf", 1): (60,), ("lsf", 2): (3600, 60)}
-"""Seconds of the parts of a walltime, by system and number of parts; else they are the last of `WHOLE`."""
+"""Seconds of each part of a walltime, by system and number of parts; others take the end of `WHOLE`."""
 
 WHOLE = (3600, 60, 1)
+"""Seconds of an hour, a minute and a second."""
 
 
 def parse_walltime(text: str | None, system: str) -> float:
-    """Seconds of a walltime: "1-12:00:00", "12:00:00", "90"; 0 where there is none.
+    """Return the seconds of a walltime such as "1-12:00:00", "12:00:00" or "90"; 0 for None.
 
-    Less than three parts are minutes and seconds for SLURM ("90:30", "90"), hours and minutes for LSF
-    ("1:30"; "90" are minutes), and seconds at their end for PBS and SGE ("90:30", "5400").
+    Fewer than three parts are minutes and seconds for SLURM ("90:30", "90"), and hours and minutes for LSF
+    ("1:30"; "90" is minutes). For PBS and SGE the last part is seconds ("90:30", "5400").
 
     Raises
     ------
     ConfigError
-        If it is none.
+        If the text is not a walltime.
     """
     if text is None:
         return 0.0

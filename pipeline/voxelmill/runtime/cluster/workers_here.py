@@ -1,4 +1,4 @@
-"""Worker processes on this machine."""
+"""Worker processes on this machine, and what every local start needs: a folder, a port, one-line errors."""
 
 from __future__ import annotations
 
@@ -23,18 +23,26 @@ from voxelmill.basics.safe_tracebacks import is_own_fault
 from voxelmill.runtime.cluster.dask_settings import introduce
 
 _DIED = "Nanny failed to start worker process"
-"""All that Dask says of a worker process that ended by itself while it started."""
+"""Dask's only message when a worker process ends by itself while it starts."""
 
 
 @contextmanager
 def start_local(workers: int) -> Iterator[Client]:
-    """Worker processes on this machine, reachable from nowhere else."""
-    # Processes, not threads: a crash in a native library costs one worker, and Python code of one task
-    # never waits for another's. Measured: 0.6 s more until the first task of two workers starts.
+    """Yield a client of worker processes on this machine; they listen on 127.0.0.1 only.
+
+    Raises
+    ------
+    ConfigError
+        If Dask cannot start them.
+    ClusterLostError
+        If a process ends while it starts.
+    """
+    # Processes, not threads: a crash in a native library costs one worker, and the Python code of a task
+    # never waits for another task. Measured cost: the first task of two workers starts 0.6 s later.
     with scratch() as folder:
         with starting("workers"), uninterrupted(), without_main(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*Port .* is already in use")  # since `dashboard_port` looked
-            # Where there is no such method, Dask 2025 (.1 and .12 were tried) waits for ever.
+            warnings.filterwarnings("ignore", ".*Port .* is already in use")  # taken after `dashboard_port`
+            # Raises here if there is no such method: Dask 2025 (.1 and .12 were tried) would wait for ever.
             get_context(dask.config.get("distributed.worker.multiprocessing-method"))
             local = LocalCluster(
                 n_workers=workers,
@@ -56,12 +64,12 @@ def start_local(workers: int) -> Iterator[Client]:
 
 @contextmanager
 def scratch() -> Iterator[str]:
-    """A folder for what Dask's processes on this machine keep; nothing of it stays behind.
+    """Yield a temporary folder for Dask's processes on this machine; remove it afterwards.
 
     Raises
     ------
     ConfigError
-        If there is no temporary folder that can be written.
+        If no temporary folder can be written.
     """
     stated = dask.config.get("temporary-directory", None)
     try:
@@ -75,20 +83,20 @@ def scratch() -> Iterator[str]:
             f"{where} {can} be written ({error.strerror}). Let TMPDIR, or temporary-directory in Dask's "
             "configuration, name one."
         ) from None
-    with folder as path, dask.config.set({"temporary-directory": path}):  # a scheduler knows no other word
+    with folder as path, dask.config.set({"temporary-directory": path}):  # a scheduler has no option for it
         yield path
 
 
 @contextmanager
 def starting(what: str) -> Iterator[None]:
-    """Whatever keeps Dask from starting something is told by Dask's own reason, in one line.
+    """Replace Dask's exceptions at start-up with one line; `what` names what could not be started.
 
     Raises
     ------
     ConfigError
-        With the first cause that Dask tells of.
+        With the first cause in Dask's chain of exceptions.
     ClusterLostError
-        If it tells of none: a process just ended, which the next try need not.
+        If Dask knows no cause, only that a process ended: the next try may succeed.
     """
     try:
         yield
@@ -107,16 +115,16 @@ def starting(what: str) -> Iterator[None]:
 
 
 def first_cause(error: BaseException) -> str:
-    """What the first of a chain of exceptions says, in one line."""
+    """Return the message of the first exception in a chain, in one line."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
-    if isinstance(error, LookupError):  # a value in Dask's configuration that means nothing to Dask
+    if isinstance(error, LookupError):  # an unknown value in Dask's configuration
         return f"unknown: {textwrap.shorten(str(error), 200, placeholder=' ...')}"
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def dashboard_port() -> int:
-    """8787 where it is free; any other, where it is not: Dask would warn, and leave a socket open."""
+    """Return 8787 if that port is free, else 0 for any port: Dask would warn, and leave a socket open."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -128,8 +136,8 @@ def dashboard_port() -> int:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits, here and in processes that are started meanwhile, until they decide otherwise."""
-    resource_tracker.ensure_running()  # it would be started within, and unblock the signal
+    """Block Ctrl-C here, and in processes started meanwhile until they change that themselves."""
+    resource_tracker.ensure_running()  # started inside the block, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -139,10 +147,10 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Processes that are started meanwhile do not import the program's main module.
+    """Keep processes that are started meanwhile from importing the program's main module.
 
-    Tasks need nothing from it, and a script that calls `voxelmill.run` at its top level would start
-    itself again in every worker.
+    Tasks need nothing from it. A script that calls `voxelmill.run` at its top level would start itself
+    again in every worker.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -1,4 +1,4 @@
-"""One worker for each GPU of this machine, through dask-cuda."""
+"""One worker process for each GPU of this machine, through dask-cuda."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from voxelmill.runtime.cluster.workers_here import (
 )
 
 MOST_THREADS = 8
-"""Threads of a worker that read and compress while its GPU computes for one of them."""
+"""Most threads of a worker: they read and compress while its GPU computes for one of them."""
 
 
 @contextmanager
 def start_on_gpus() -> Iterator[Client]:
-    """A worker process for each GPU, with the cores shared out among them.
+    """Yield a client of one worker process per GPU; the workers divide the cores among them.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def start_on_gpus() -> Iterator[Client]:
 
 
 def _count(get_n_gpus: Callable[[], int]) -> int:
-    """GPUs of this machine; none where NVIDIA's library, which raises errors of its own, finds no driver."""
+    """Return the number of GPUs; 0 if NVIDIA's library finds no driver, for which it has its own errors."""
     try:
         return int(get_n_gpus())
     except Exception as error:
