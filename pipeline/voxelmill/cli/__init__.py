@@ -1,4 +1,4 @@
-"""The command line: words in, one call of a run, tables and an exit status out."""
+"""The command line: parses the words, calls the pipeline, prints tables and sets the exit status."""
 
 from voxelmill.cli.commands import main
 

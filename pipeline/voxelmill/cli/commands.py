@@ -1,7 +1,8 @@
-"""The command line: words in, one call of the pipeline, exit status out.
+"""The commands of voxelmill.
 
-0: all cases done; 1: some cases failed, each with its cause; 2: wrong use, or refused before work began;
-130: stopped by Ctrl-C. An error is one line, never a traceback.
+In: the words of a command line. Out: one call of the pipeline, and an exit status. 0: all cases are done;
+1: some cases failed, each with its cause, or the cluster, OUT's disk or the lease was lost; 2: wrong use, or
+refused before work began; 130: stopped by Ctrl-C; 143: by SIGTERM. An error is one line, never a traceback.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def ingest(
 def _from_source(
     job: Job, stages: Collection[Stage], source: Path, out: Path, options: Options, show_files: bool
 ) -> None:
-    """Do stages that begin with SOURCE; `out` is the path as it was typed."""
+    """Run stages that start from SOURCE; `out` is the path as it was typed."""
     names = FileNames(show_files)
     with names.of_refusals():
         sources = names.found(source, job.discover(source))
@@ -142,7 +143,7 @@ def plan(out: Out, options: Options, frozen: PlanFile = None) -> None:
     made = job.foresee_plan()
     print_tables(plan_tables(made, job.out))
     job.doubt(made)
-    job.check_plan(made)  # whose refusal a table explains
+    job.check_plan(made)  # after the tables: they explain a refusal
     if not options.dry_run:
         say_failed(job.execute([Stage.PLAN], partial(_engine, job, options)))
 
@@ -199,7 +200,7 @@ def verify(
         raise ConfigError("--source is for --repair alone. Pass both, or neither.")
     job = _job(out, options)
     if repair:
-        known_plan(job)  # words that it does not fit are refused before anything is read
+        known_plan(job)  # refuses settings that differ from the plan's before anything is read
     for holder in holders(out):
         if holder.is_alive is not False:
             say(f"at work  {holder}: what it writes may be told as missing")
@@ -213,7 +214,7 @@ def verify(
 
 
 def _say_found(found: Finding, advise: bool) -> None:
-    """A line a damage, what to do, a count, and the exit status."""
+    """Print one line per damage, advice and a summary, and exit with the status."""
     from voxelmill.runs.repair_damage import ADVICE, needs_source
 
     for damage in found.damages:
@@ -258,7 +259,7 @@ def demo(
 
 
 def _keep_whole(commands: Iterable[CommandInfo]) -> None:
-    """Summaries in the list of commands are first sentences; typer would cut them to a line."""
+    """Show the whole first sentence of each command in the list of commands; typer would cut it to a line."""
     for command in commands:
         first, _, _ = (inspect.getdoc(command.callback) or "").partition(". ")
         command.short_help = first.removesuffix(".") + "."
@@ -268,7 +269,7 @@ _keep_whole(app.registered_commands)
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line; entry point of the console script."""
     log_to_terminal()
     heed_signals()
     try:
@@ -301,7 +302,7 @@ def _job(out: Path, options: Options, share: str | None = None, frozen: Path | N
 
 @contextmanager
 def _engine(job: Job, options: Options, lease: Lease) -> Iterator[Engine]:
-    """Where to run; Ctrl-C closes it in order."""
+    """Start the engine and its log; on Ctrl-C both are closed in order."""
     from voxelmill.runtime.progress_display import log_to
 
     log = f"voxelmill-{job.command}{job.share.suffix}.log" if job.share else "voxelmill.log"

@@ -1,7 +1,7 @@
-"""Small phantoms: seeded nnU-Net raw datasets to try voxelmill on, without any patient's data.
+"""Small phantoms: seeded nnU-Net raw datasets for trying voxelmill without patient data.
 
-In: a folder, a seed and a shape. Out: NIfTI images, labels and dataset.json in nnU-Net's layout. Knows
-nothing of the pipeline.
+In: a folder, a seed and a shape. Out: NIfTI images, labels and dataset.json in nnU-Net's layout. This module
+does not use the pipeline.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ CHANNELS = {"ct": ["CT"], "mr": ["T1", "T2"]}
 LABELS = {"ct": ["liver", "spleen", "kidney"], "mr": ["lesion", "core"]}
 ORGAN_SIZES = {"ct": (0.16, 0.11, 0.07), "mr": (0.14, 0.08)}  # radii, as fractions of the volume
 HOUNSFIELD = (60, 120, -80)
-MR_LEVELS = ((300, 520, 700), (800, 450, 200))  # of each channel: head, then the labels
+MR_LEVELS = ((300, 520, 700), (800, 450, 200))  # per channel: the head, then each label
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """One case: `channels` are (z, y, x) images, `label` is (z, y, x), spacing and origin are z, y, x."""
+    """One case: `channels` and `label` are (z, y, x) arrays; spacing and origin are z, y, x in mm."""
 
     channels: list[Array]
     label: npt.NDArray[np.uint8]
@@ -42,20 +42,21 @@ class Phantom:
 def write_dataset(
     folder: Path, *, cases: int = 3, seed: int = 0, shape: Shape = (48, 96, 96), kind: Kind = "ct"
 ) -> Path:
-    """Write a dataset of phantoms; the same arguments write the same voxels.
+    """Write a dataset of phantoms; the same arguments always write the same voxels.
 
     Parameters
     ----------
     folder : Path
-        Made if it does not exist; becomes the dataset's folder.
+        The dataset's folder, created if it does not exist.
     cases : int
+        Number of cases.
     seed : int
     shape : (z, y, x)
-        Around which the cases' shapes vary by a tenth.
+        Mean shape in voxels; each length varies by up to 10 % between cases.
     kind : "ct" or "mr"
-        "ct": one int16 channel in Hounsfield units, spacing 1.5-3 x 0.8-1.2 mm, a body and three organs.
-        "mr": two float32 channels, spacing 5-7 x 0.5-0.8 mm, a head with exact zeros around it and in
-        holes inside it, and two labels.
+        "ct": one int16 channel in Hounsfield units, spacing 1.5-3 x 0.8-1.2 mm (between slices x in plane), a
+        body and three organs. "mr": two float32 channels, spacing 5-7 x 0.5-0.8 mm, a head with exact zeros
+        around it and in holes inside it, and two labels.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def write_dataset(
     Raises
     ------
     ValueError
-        If the kind is not known.
+        If `kind` is neither "ct" nor "mr".
     """
     if kind not in CHANNELS:
         raise ValueError(f"kind is {kind!r}; 'ct' or 'mr' is needed")
@@ -85,7 +86,7 @@ def write_dataset(
 
 
 def make_phantom(kind: Kind, shape: Shape, rng: np.random.Generator) -> Phantom:
-    """One random case of about that shape."""
+    """Return one random case of about this shape (z, y, x)."""
     shape = _three(max(4, round(n * f)) for n, f in zip(shape, rng.uniform(0.9, 1.1, 3), strict=True))
     in_plane, between = ((0.8, 1.2), (1.5, 3.0)) if kind == "ct" else ((0.5, 0.8), (5.0, 7.0))
     xy = round(rng.uniform(*in_plane), 3)
@@ -100,7 +101,7 @@ def make_phantom(kind: Kind, shape: Shape, rng: np.random.Generator) -> Phantom:
 def _label(
     shape: Shape, body: Mask, sizes: Sequence[float], rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Ellipsoids inside the body, labelled 1, 2, ... from the largest to the smallest."""
+    """Return ellipsoids inside the body, labelled 1, 2, ... from the largest to the smallest."""
     label = np.zeros(shape, np.uint8)
     for i, size in enumerate(sizes, start=1):
         centre = 0.5 + rng.uniform(-0.15, 0.15, 3)
@@ -116,7 +117,7 @@ def _ct(body: Mask, label: Array, rng: np.random.Generator) -> npt.NDArray[np.in
 
 
 def _mr(body: Mask, label: Array, rng: np.random.Generator) -> list[Array]:
-    """Both channels are positive inside the head, and zero outside it and in its holes."""
+    """Return two float32 channels: positive inside the head, zero outside it and in its holes."""
     inside = body & ~(_holes(body.shape, rng) & (label == 0))
     channels: list[Array] = []
     for levels in MR_LEVELS:
@@ -127,7 +128,7 @@ def _mr(body: Mask, label: Array, rng: np.random.Generator) -> list[Array]:
 
 
 def _holes(shape: Sequence[int], rng: np.random.Generator) -> Mask:
-    """A few small ellipsoids near the middle, away from the surface of the head."""
+    """Return six small ellipsoids near the middle, away from the surface of the head."""
     holes = np.zeros(shape, np.bool_)
     for _ in range(6):
         holes |= _ellipsoid(shape, 0.5 + rng.uniform(-0.12, 0.12, 3), (0.06, 0.03, 0.04))
@@ -135,7 +136,7 @@ def _holes(shape: Sequence[int], rng: np.random.Generator) -> Mask:
 
 
 def _ellipsoid(shape: Sequence[int], centre: Sequence[float] | Array, radii: Sequence[float] | Array) -> Mask:
-    """Centre and radii as fractions of the shape."""
+    """Return the mask of an ellipsoid; centre and radii are fractions of the shape."""
     grid = np.ogrid[tuple(slice(0, n) for n in shape)]
     terms = [((g / n - c) / r) ** 2 for g, n, c, r in zip(grid, shape, centre, radii, strict=True)]
     inside: Mask = terms[0] + terms[1] + terms[2] <= 1
@@ -143,7 +144,7 @@ def _ellipsoid(shape: Sequence[int], centre: Sequence[float] | Array, radii: Seq
 
 
 def _smooth(shape: Sequence[int], rng: np.random.Generator, step: int = 8) -> Float32:
-    """Noise of unit size that varies over about `step` voxels: a coarse grid, interpolated linearly."""
+    """Return noise of unit size that varies over about `step` voxels: a coarse grid, interpolated."""
     field = rng.standard_normal([n // step + 2 for n in shape], dtype=np.float32)
     for axis, n in enumerate(shape):
         at = np.arange(n) / step

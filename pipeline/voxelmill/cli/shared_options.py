@@ -1,6 +1,6 @@
-"""The options that all stages have in common: what they mean, and what follows from them.
+"""The options that all stages share.
 
-In: words of the command line. Out: a configuration, and an engine on the cluster that they name.
+In: words of the command line. Out: a configuration, and an engine on the cluster that they choose.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Option = typer.Option
 
 
 def _count(word: str) -> int:
-    """A whole number that a user typed; `Where` says which are possible."""
+    """Parse a whole number; `Where` checks its range."""
     if not re.fullmatch(r"\s*[+-]?\d+\s*", word):
         raise ConfigError(f"--workers {word!r} is no whole number; at least 1 is needed.")
     return int(word)
@@ -47,7 +47,7 @@ Workers = Annotated[
 
 
 def named(what: str) -> Callable[[Path | None], Path | None]:
-    """A path of a command line, as its user means it."""
+    """Return a callback that turns a typed path into a local path; errors call the path `what`."""
     return lambda path: None if path is None else local_path(path, what)
 
 
@@ -84,7 +84,7 @@ ShowFiles = Annotated[
 
 @dataclass(frozen=True)
 class Options:
-    """What every stage's command takes."""
+    """The options of every command that runs a stage."""
 
     preset: Annotated[
         str,
@@ -126,12 +126,12 @@ class Options:
     )
 
     def load(self) -> Config:
-        """The configuration.
+        """Return the configuration: preset, file, `--set` and `--memory-limit`, each over the one before.
 
         Raises
         ------
         ConfigError
-            If a word is wrong.
+            If a setting or an option is wrong.
         """
         file = None if self.config is None else local_path(self.config, "--config")
         config = load_config(self.preset, file, self.set_ or (), self.memory_limit)
@@ -139,13 +139,19 @@ class Options:
 
     @property
     def where(self) -> Where:
-        """The cluster that the words name."""
+        """The cluster that the options choose."""
         from voxelmill.runtime.cluster.cluster_choice import Where
 
         return Where(self.cluster, self.workers, self.scheduler, self.device)
 
     def job_script(self, out: Path) -> str:
-        """What --dry-run prints."""
+        """Return the job script that --dry-run prints.
+
+        Raises
+        ------
+        ConfigError
+            If the chosen cluster submits no jobs.
+        """
         config = self.load()
         if not self.where.submits_jobs:
             raise ConfigError(f"--dry-run: --cluster {self.cluster} submits no job. Choose one that does.")
@@ -153,17 +159,25 @@ class Options:
 
     @contextmanager
     def engine(self, out: Path, config: Config, console: Console, lease: Lease | None) -> Iterator[Engine]:
-        """An engine on the cluster that the words name."""
+        """Start an engine on the cluster that the options choose."""
         from voxelmill.runtime.cluster.make_engine import make_engine
         from voxelmill.runtime.progress_display import Reporter
 
         with self.where.connect(out, config) as (client, threads):
-            device = cast("Device", self.device)  # `Where` has looked at it
+            device = cast("Device", self.device)  # `Where` has checked it
             yield make_engine(client, config, lease, Reporter(console), device, threads)
 
 
 def with_options(command: Callable[..., None], only: Sequence[str] = ()) -> Callable[..., None]:
-    """A command whose parameter `options` is spelled out for typer, option by option; all, or a few."""
+    """Replace a command's parameter `options` by one parameter per option, which typer needs.
+
+    Parameters
+    ----------
+    command : callable
+        Takes `options` : Options.
+    only : sequence of str
+        Fields of `Options` that the command takes; all of them if it is empty.
+    """
     names = [field.name for field in fields(Options) if field.name in only or not only]
 
     def called(**words: Any) -> None:

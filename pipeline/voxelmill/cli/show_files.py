@@ -1,7 +1,7 @@
-"""The names of the files that a line speaks of, for `--show-files`: on the terminal, and nowhere else.
+"""The names of the files behind a message, for `--show-files`: shown on the terminal only.
 
-In: a source's cases, and lines of a report or a refusal, which hold no name. Out: paths, and lines with
-them. They are found where SOURCE is known, and not where a file was read: no worker, store or log is told.
+In: a source's cases, and lines of a report or an error, which hold no file name. Out: paths, and lines with
+them. The names are looked up from SOURCE in this process, so no worker, store or log ever holds them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ HINT = "--show-files shows which files these are, on the terminal alone."
 
 
 def files_of(case: CaseSource, line: str) -> list[Path]:
-    """The files of a case that a line speaks of.
+    """Return the files of a case that a line refers to.
 
-    Those of the channels and the label that it names, or else all; of a series or a stack the files that it
-    tells by number or place, or else the folder.
+    These are the files of the channels and the label that the line names, or all files if it names none. In a
+    series or a stack they are the files that the line identifies by number or position, or else the folder.
     """
     spoken = [path for n, path in enumerate(case.channels) if re.search(rf"\bchannel {n}\b", line)]
     if case.label is not None and THE_LABEL in line:
@@ -37,14 +37,14 @@ def files_of(case: CaseSource, line: str) -> list[Path]:
 
 
 def _told(path: Path, line: str) -> list[Path]:
-    """The files within an image that a line tells apart, each once."""
+    """Return the single files of an image that a line identifies, without repetition."""
     with suppress(OSError):
         return list(dict.fromkeys(file for words, file in called(path) if words in line))
     return []
 
 
 def report_lines(report: Report, sources: Sources) -> Iterator[str]:
-    """Each cause, note and repair of a report's cases, and below it the files that it speaks of."""
+    """Yield each cause, note and repair of a report's cases, followed by the files that it refers to."""
     cases = {case.case: case for case in sources.cases}
     for row in report.cases:
         texts = [("note", text) for text in (*row.notes, *row.repairs)]
@@ -55,14 +55,14 @@ def report_lines(report: Report, sources: Sources) -> Iterator[str]:
 
 
 def refusal_lines(line: str, sources: Sources) -> Iterator[str]:
-    """The files of each case that a refusal names."""
+    """Yield the files of each case that an error names."""
     for case in sources.cases:
         if re.search(rf"\bcase (['\"]?){re.escape(case.case)}\1(?![\w-])", line):
             yield from (f"case {case.case}: {str(path)!r}" for path in files_of(case, line))
 
 
 def left_out(source: Path, sources: Sources) -> Iterator[str]:
-    """Files and folders of a folder, or of a nnU-Net dataset's imagesTr, that are of no case."""
+    """Yield the entries of a folder, or of an nnU-Net dataset's imagesTr, that belong to no case."""
     folder = source / "imagesTr" if sources.kind == "nnunet" else source
     files = {path for case in sources.cases for path in (*case.channels, case.label) if path}
     if sources.kind not in ("folder", "nnunet") or source in files or not folder.is_dir():

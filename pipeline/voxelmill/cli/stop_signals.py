@@ -1,6 +1,6 @@
-"""Ctrl-C and a batch system's SIGTERM: a command ends in order, and what it holds is let go.
+"""Ctrl-C and a batch system's SIGTERM: both end a command in order, and release what it holds.
 
-In: signals. Out: a `KeyboardInterrupt`, once. Does not say what became of the command.
+In: signals. Out: one `KeyboardInterrupt`. The exit status and its message are set in `commands`.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 terminated = threading.Event()
-"""Whether SIGTERM came."""
+"""Set once SIGTERM has arrived."""
 
 
 def heed_signals() -> None:
-    """From now on SIGTERM ends like Ctrl-C, and no Ctrl-C is lost."""
+    """Treat SIGTERM like Ctrl-C from now on, and lose no Ctrl-C."""
     sys.unraisablehook = lose_no_interrupt
     signal.signal(signal.SIGTERM, _terminate)
 
 
 def _terminate(number: int, frame: object) -> None:
-    """What was started is stopped, jobs are cancelled, OUT is let go."""
+    """Raise KeyboardInterrupt once: workers are stopped, jobs are cancelled, the lease on OUT is released."""
     if not terminated.is_set():
         terminated.set()
         raise KeyboardInterrupt
 
 
 def lose_no_interrupt(lost: sys.UnraisableHookArgs) -> None:
-    """Ctrl-C amid a garbage collection would be printed as a traceback and forgotten: it comes again."""
+    """Send a lost Ctrl-C again: during a garbage collection Python prints a traceback and drops it."""
     if lost.exc_type is KeyboardInterrupt:
         main = threading.main_thread().ident
         threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
@@ -39,7 +39,7 @@ def lose_no_interrupt(lost: sys.UnraisableHookArgs) -> None:
 
 @contextmanager
 def once() -> Iterator[None]:
-    """After one Ctrl-C the cluster is closed, which takes a second; more of them change nothing."""
+    """Ignore further Ctrl-C after the first: closing the cluster takes a second and must not be cut short."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
-"""Tables for people: what the fingerprint found, and what the plan will do and take.
+"""The tables that commands print: the fingerprint, the plan and its costs, and the status.
 
-In: a Fingerprint or a Plan. Out: rich tables, and lines of log. Reads nothing but the free space of OUT's
-disk and the memory of this machine.
+In: a Fingerprint, a Plan or a Status. Out: rich tables. Only OUT is looked at: its disk's free space and, if
+that is short, the shards it holds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from voxelmill.stages.fingerprint.fingerprint_json import Fingerprint
 from voxelmill.stages.planning.plan_json import ConfigurationPlan, Plan
 
 FEW = 5
-"""Names of unfinished cases shown."""
+"""Number of unfinished cases that are named."""
 
 MANY = 20
-"""Cases shown one by one; the rest is counted."""
+"""Number of cases with a row of their own; the rest are counted."""
 
 
 def fingerprint_table(fingerprint: Fingerprint) -> Table:
-    """Intensities of each channel over the dataset."""
+    """Return the table of each channel's foreground intensities over the dataset."""
     table = Table(
         title=f"Foreground ({fingerprint.statistics_from}) of {len(fingerprint.cases)} cases",
         title_justify="left",
@@ -41,7 +41,7 @@ def fingerprint_table(fingerprint: Fingerprint) -> Table:
 
 
 def plan_tables(plan: Plan, out: Path) -> list[Table]:
-    """For each configuration its cases, then what all of it takes."""
+    """Return a table of the cases for each configuration, and a table of the total costs."""
     tables = [_cases_table(name, of) for name, of in plan.configurations.items()]
     return [*tables, _totals_table(plan, out)]
 
@@ -79,7 +79,8 @@ def _totals_table(plan: Plan, out: Path) -> Table:
     table.add_column(justify="right")
     rows = [row for of in plan.configurations.values() for row in of.cases.values()]
     shards = sum(row.shards for row in rows)
-    arrays = [(row.shards, 1 + row.has_label) for row in rows]  # a group and its arrays have a file each, too
+    # Beside the shards there is one metadata file per array, case, configuration and store.
+    arrays = [(row.shards, 1 + row.has_label) for row in rows]
     files = sum(n * count + 1 + count for n, count in arrays) + 1 + len(plan.configurations)
     free = free_bytes(out)
     to_make = plan.training_bytes if free > plan.training_bytes else bytes_to_make(out, plan)
@@ -94,7 +95,7 @@ def _totals_table(plan: Plan, out: Path) -> Table:
 
 
 def status_table(status: Status) -> Table:
-    """How far each stage is."""
+    """Return the table with the progress of each stage."""
     table = Table(title="How far it is", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("stage", "done", "of", "", "lacking"):
         table.add_column(heading, justify="right" if heading in ("done", "of") else "left", overflow="fold")

@@ -1,7 +1,7 @@
-"""What a command says on the terminal: lines, tables, what became of the cases, and which files they are.
+"""The terminal output of commands: lines, tables, failed cases, and file names if the user asks for them.
 
-In: reports, refusals, sources. Out: standard output, standard error, and an exit status. Names of files go
-from here to a terminal, and to no log.
+In: reports, errors, sources. Out: standard output, standard error, and an exit status. File names are written
+to the terminal here, and to no log.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ console = Console(stderr=True)
 
 
 def say(*lines: str) -> None:
-    """Lines as they are, on standard output."""
+    """Print lines on standard output, without markup or wrapping."""
     _write(_stdout(), lines)
 
 
 def print_tables(tables: Iterable[Table]) -> None:
-    """Tables, on standard output."""
+    """Print tables on standard output."""
     for table in tables:
         _stdout().print(table)
 
 
 def fail(line: str, status: int) -> NoReturn:
-    """One line on standard error, and the end."""
+    """Print one line on standard error, and exit with a status."""
     console.print(f"voxelmill: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
     sys.exit(status)
 
@@ -52,14 +52,14 @@ def _write(to: Console, lines: Iterable[str]) -> None:
 
 
 def _stdout() -> Console:
-    """Tables as wide as the terminal, or wide enough where there is none."""
+    """Return a console as wide as the terminal, or 120 columns wide if output is redirected."""
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
 def log_to_terminal() -> None:
-    """Log lines: bare on a terminal, with the time elsewhere; tracebacks only in the log file."""
+    """Show log lines: bare on a terminal, with the time elsewhere; tracebacks go to the log file only."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal may know ASCII alone
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # some terminals encode ASCII only
     handler: logging.Handler
     if console.is_terminal:
         handler = RichHandler(
@@ -75,7 +75,7 @@ def log_to_terminal() -> None:
 
 
 def finish(report: Report, out: Path, names: FileNames | None = None) -> None:
-    """The table, what failed, where everything is, and the exit status."""
+    """Print the summary, the failed cases and the paths of the results; exit with 1 if a case failed."""
     print_tables([report.table()])
     say(*(names.of_report(report) if names else _failed(report)))
     paths = (out / "training.zarr", out / "fingerprint.json", out / "plan.json", out / "report.json")
@@ -84,7 +84,7 @@ def finish(report: Report, out: Path, names: FileNames | None = None) -> None:
 
 
 def say_failed(report: Report) -> None:
-    """The cases that go no further, and the exit status."""
+    """Print the failed cases; exit with status 1 if there are any."""
     say(*_failed(report))
     _end(report)
 
@@ -100,13 +100,13 @@ def _failed(report: Report) -> list[str]:
 
 @dataclass
 class FileNames:
-    """The names of SOURCE's files on the terminal, or, once, how they are shown."""
+    """Shows the names of SOURCE's files on the terminal, or a hint at the option that does."""
 
     are_shown: bool
     sources: Sources | None = None
 
     def found(self, source: Path, sources: Sources) -> Sources:
-        """What SOURCE holds, and what was left out."""
+        """Log the number of cases in SOURCE and the files that were left out; return `sources`."""
         from voxelmill.cli.show_files import left_out
 
         self.sources = sources
@@ -118,7 +118,7 @@ class FileNames:
         return sources
 
     def of_report(self, report: Report) -> Iterable[str]:
-        """What failed; with the names, what was noted and repaired as well."""
+        """Return the lines on failed cases; with file names, those on notes and repairs as well."""
         from voxelmill.cli.show_files import HINT, report_lines
 
         if self.are_shown and self.sources:
@@ -127,7 +127,7 @@ class FileNames:
 
     @contextmanager
     def of_refusals(self) -> Iterator[None]:
-        """Say the files that a refusal speaks of before it, or how they are shown behind it."""
+        """Print the files that an error refers to before it is raised, or append the hint to its text."""
         from voxelmill.cli.show_files import HINT, refusal_lines
 
         try:

@@ -1,8 +1,8 @@
-"""What the user typed, repeated beside what a refusal calls it: on the terminal alone.
+"""Adds what the user typed to an error line, beside the name that the line uses for it; terminal only.
 
-In: the words of a command line, and the line of a refusal, which names SOURCE, OUT, an option or a setting.
-Out: the line with what was typed for these. Errors hold no such word: they get into logs and reports, and a
-path can hold a patient's name.
+In: the words of a command line, and an error line that names SOURCE, OUT, an option or a setting. Out: the
+line with the typed words added. The errors themselves hold no typed word: they are written to logs and
+reports, and a path can contain a patient's name.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 import typer
 
 Typed = Mapping[str, Sequence[str]]
-"""SOURCE, OUT, --plan and so on to what was typed for them; flags are left out."""
+"""Maps SOURCE, OUT, --plan and so on to the words typed for them; flags are left out."""
 
 _SET, _LIMIT = "--set", "--memory-limit"
 _STATE_MANY = ("--preset", "--config")
 
 
 def typed_words(group: Any, argv: Sequence[str]) -> Typed:
-    """What was typed for each word of a command, before anything was made of it.
+    """Return the words typed for each argument and option of a command, before any conversion.
 
     Parameters
     ----------
     group : typer's group
         All commands.
     argv : sequence of str
-        What follows the name of the program, and is no wrong use of a command.
+        The words after the name of the program; they must be a valid command line.
     """
     _, rest, _ = _parse(group, argv)
     command = group.commands[rest[0]]
@@ -45,25 +45,26 @@ def _parse(command: Any, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]
 
 
 def _called(parameter: Any) -> str:
-    """What messages call a parameter: SOURCE, --plan."""
+    """Return the name of a parameter in messages: SOURCE, --plan."""
     name = str(max(parameter.opts, key=len))
     return name if name.startswith("-") else name.upper()
 
 
 def repeat(line: str, typed: Typed, about: str = "") -> str:
-    """The line of a refusal with what was typed for each word that it speaks of.
+    """Return an error line with the typed words added in brackets.
 
-    Beside its first mention, or, of a setting, at the end. What the line says already is not said twice, and
-    what stands between backticks is a command to copy.
+    A path or an option is repeated beside its first mention, a setting at the end. Words that the line
+    contains already are not repeated, and text between backticks stays as it is: it is a command to copy.
 
     Parameters
     ----------
     line : str
-        The refusal.
+        The error line.
     typed : mapping
         See `typed_words`.
     about : str
-        A word that is repeated at the end where the line does not name it: SOURCE, of a row of a manifest.
+        A name whose typed word is appended even if the line does not mention it: SOURCE, for an error in a
+        row of a manifest.
     """
     for word in _shown(typed):
         key = _key(word)
@@ -79,7 +80,9 @@ def repeat(line: str, typed: Typed, about: str = "") -> str:
 
 
 def _repeat_word(line: str, name: str, what: str) -> str:
-    """At the end where the word is a part of others, OUT's store, or of advice: pass --workers 3."""
+    """Add a typed word beside its name, or at the end if the name is part of a phrase ("OUT's store") or of
+    advice ("pass --workers 3").
+    """
     states = r"(?= (is|begins) |[^\s]|$)" if name.startswith("-") else ""
     if mention := _mention(line, rf"(?<![\w/.-]){name}(?![\w/'=-]|\.\w){states}"):
         return line if what in line else f"{line[: mention.end()]} ({what}){line[mention.end() :]}"
@@ -87,7 +90,7 @@ def _repeat_word(line: str, name: str, what: str) -> str:
 
 
 def _origins(setting: str, typed: Typed) -> Iterator[str]:
-    """What was typed that a setting can come from: itself, or what states many."""
+    """Yield the words that a setting can come from: its own --set, --memory-limit, --preset or --config."""
     own = [word for word in _shown(typed) if f"{setting}.".startswith(f"{_key(word)}.")]
     if own:
         yield f"{_SET} {own[-1]!r}"
@@ -98,7 +101,7 @@ def _origins(setting: str, typed: Typed) -> Iterator[str]:
 
 
 def _shown(typed: Typed) -> list[str]:
-    """Settings that were typed, but for the secret of pseudonyms."""
+    """Return the typed settings, without the salt of pseudonyms, which is a secret."""
     return [word for word in typed.get(_SET, ()) if "salt" not in word]
 
 
