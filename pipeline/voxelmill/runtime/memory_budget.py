@@ -1,8 +1,8 @@
-"""How much memory a worker takes: modelled beforehand, shared out while it works, measured afterwards.
+"""The memory of a worker: modelled before a run, and divided among its tasks during the run.
 
 In: shapes and item sizes. Out: bytes. All numbers are resident memory of one process without file-backed
-pages (libraries, mapped sources): what a worker can run out of. A worker takes `BASE_BYTES` and what its
-tasks take; a task takes the sum of the terms that its function lists.
+pages (libraries, mapped sources), the memory that a worker can run out of. A worker takes `BASE_BYTES` plus
+the memory of its tasks. The memory of a task is the sum of the terms that its function lists.
 """
 
 from __future__ import annotations
@@ -35,29 +35,32 @@ NANNY_BYTES = 128 * 2**20
 HISTOGRAM_BYTES = 8 * BINS
 
 MERGE_BYTES = 64 * 2**20
+"""Bytes of histograms that one task merges, unless two cases have more."""
+
 MOST_MERGED = 16
+"""Most cases that one task merges."""
 
 LONG_SECONDS = 0.005
-"""Collecting what a task left takes less, where only that is looked at."""
+"""A garbage collection takes fewer seconds than this if it only looks at what a task left."""
 
 CHANNELS_TOGETHER = 8
-"""Channels whose percentiles are made at a time."""
+"""Number of channels whose percentiles are computed in one pass."""
 
 FINE_HISTOGRAMS = 3
-"""Histograms of a channel that its percentiles fall in, at most."""
+"""Most fine histograms of a channel: one for each coarse bin that a percentile falls in."""
 
 RAW_CHUNK = 2 * THICKNESS * RAW_SIDE**2
-"""Voxels of a chunk of the raw store at most: its sides may be half as long again."""
+"""Voxels of a large chunk of the raw store: a side may be half as long again as `RAW_SIDE`."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a worker process may take.
+    """The memory that a worker process may take.
 
     Attributes
     ----------
     limit : int or None
-        Bytes of one worker process, base included; None sets no limit.
+        Limit of one worker process in bytes, base included; None for no limit.
     threads : int
         Tasks that a worker runs at a time, if they fit.
     """
@@ -67,32 +70,32 @@ class Memory:
 
     @property
     def available(self) -> int | None:
-        """Bytes for all tasks of a worker."""
+        """Bytes for all tasks of a worker together; None for no limit."""
         return None if self.limit is None else max(0, self.limit - BASE_BYTES)
 
     @property
     def budgets(self) -> tuple[int | None, ...]:
-        """Bytes that one task may take: its share; where that is too little, all of them."""
+        """Bytes that one task may take, in order of preference: an equal share, then all of them."""
         if self.available is None:
             return (None,)
         return self.available // self.threads, self.available
 
     def worker_bytes(self, task: int) -> int:
-        """Bytes of a worker whose largest task takes `task` bytes: as many of them at a time as fit."""
+        """Return the bytes of a worker that runs as many tasks of `task` bytes at a time as fit."""
         if self.available is None:
             return BASE_BYTES + self.threads * task
         return BASE_BYTES + max(1, min(self.threads, self.available // max(1, task))) * task
 
     @contextmanager
     def hold(self, task: int) -> Iterator[None]:
-        """Take bytes for a task of this process, as soon as those of others leave room for it."""
+        """Reserve `task` bytes; wait until the other tasks of this process leave room for them."""
         with _held.changed:
             _held.changed.wait_for(lambda: self._has_room(task))
             _held.bytes += task
         try:
             yield
         finally:
-            if threading.current_thread() is not threading.main_thread():  # a worker, not a script
+            if threading.current_thread() is not threading.main_thread():  # a worker, not the user's script
                 _collect()
             with _held.changed:
                 _held.bytes -= task
@@ -103,10 +106,10 @@ class Memory:
 
 
 def _collect() -> None:
-    """Give back what is held by frames that an exception, a library's own too, remembers.
+    """Free the memory of frames that exceptions keep alive, also exceptions inside libraries.
 
-    Where looking takes long, modules have been loaded since the worker began: they stay, and are not looked
-    at again.
+    A slow collection means that modules were loaded since the worker started. They stay loaded, so they are
+    frozen, and later collections skip them.
     """
     start = time.perf_counter()
     gc.collect()
@@ -115,7 +118,7 @@ def _collect() -> None:
 
 
 class _Held:
-    """Bytes that the tasks of this process have taken."""
+    """Bytes that the tasks of this process have reserved."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -126,24 +129,24 @@ _held = _Held()
 
 
 class SlabCost(Model):
-    """Bytes of a task that goes through a volume slab by slab: some, and some for each slice of a slab."""
+    """Bytes of a task that reads a volume slab by slab: a fixed part, and a part for each slice of a slab."""
 
     fixed: int
     per_slice: int
     step: int = 1
-    """Slices that lie together in the source."""
+    """Slices that the source stores together."""
 
     def bytes(self, depth: int) -> int:
-        """Bytes for slabs of `depth` slices."""
+        """Return the bytes for slabs of `depth` slices."""
         return self.fixed + depth * self.per_slice
 
     def depth(self, shape: Sequence[int], memory: Memory) -> int:
-        """Slices of a slab of a volume (z, y, x); 0 where not even one fits."""
+        """Return the slices of a slab that fits, for a volume of `shape` (z, y, x); 0 if no slice fits."""
         depths = (slab_depth(shape[0], self.per_slice, self.fixed, b, self.step) for b in memory.budgets)
         return next((depth for depth in depths if depth > 0), 0)
 
     def fitting_depth(self, shape: Sequence[int], memory: Memory) -> int:
-        """`depth`, or a refusal.
+        """Return `depth`, or refuse a volume of which no slice fits.
 
         Raises
         ------
@@ -157,7 +160,7 @@ class SlabCost(Model):
 
 
 def too_little(what: str, task: int, memory: Memory, otherwise: str = "") -> MemoryLimitError:
-    """What to say of a task that does not fit, and what else may be done."""
+    """Return the error for a task of `task` bytes that does not fit; `otherwise` is further advice."""
     needed, given = BASE_BYTES + task, memory.limit or 0
     return MemoryLimitError(
         f"{what} needs a worker of {_mib(needed)}, --memory-limit is {_mib(given)}. "
@@ -170,12 +173,12 @@ def _mib(count: int) -> str:
 
 
 def image_cost(volume: Volume, channels: int, dtype: np.dtype[Any], has_label: bool) -> SlabCost:
-    """Ingest of an image that is stored as `dtype`, in a case of so many channels.
+    """Return the memory of ingesting an image that is stored as `dtype`, in a case of `channels` channels.
 
-    For each slice of a slab: the slab as it is read, again where it is stored as another type, and the
-    foreground of the label. Beside them: what the reader holds; one slice as it is scanned, put in order, and
-    where it has more than 16 bits as float32, rescaled in float64, and whether it is finite; a chunk, copied
-    and encoded; two histograms for each channel.
+    For each slice of a slab: the slice as read, a copy if it is stored as another type, and the foreground of
+    the label. Fixed: the reader's own memory; one slice in C order while it is scanned, for types of more
+    than 16 bits also as float32, rescaled in float64, and its finite mask; a chunk, its copy and its encoded
+    bytes; two histograms for each channel.
     """
     plane, item = math.prod(volume.geometry.shape[1:]), dtype.itemsize
     is_rescaled = (volume.slope, volume.intercept) != (1.0, 0.0)
@@ -189,11 +192,11 @@ def image_cost(volume: Volume, channels: int, dtype: np.dtype[Any], has_label: b
 
 
 def label_cost(volume: Volume, dtype: np.dtype[Any]) -> SlabCost:
-    """Ingest of a label that is stored as `dtype`.
+    """Return the memory of ingesting a label that is stored as `dtype`.
 
-    For each slice of a slab: the slab as it is read, and again where it is stored as another type. Beside
-    them: what the reader holds; one slice as it is rounded; labels as they are counted; a chunk, copied and
-    encoded; a sample of the foreground.
+    For each slice of a slab: the slice as read, and a copy if it is stored as another type. Fixed: the
+    reader's own memory; one slice while it is rounded; labels while they are counted; a chunk, its copy and
+    its encoded bytes; a sample of the foreground.
     """
     plane, item = math.prod(volume.geometry.shape[1:]), dtype.itemsize
     rounded = plane * (0 if dtype == volume.dtype else 28)
@@ -205,38 +208,39 @@ def label_cost(volume: Volume, dtype: np.dtype[Any]) -> SlabCost:
 
 
 def read_bytes(itemsize: int, slices: int, in_place: SlabCost | None) -> int:
-    """Beside a box that is read: a chunk of the raw store, encoded and decoded, or what the source takes.
+    """Return the bytes held beside a box while it is read.
 
-    And the facts of the case as they come from JSON, of so many slices along all axes and channels.
+    A chunk of the raw store, encoded and decoded, or the memory of the source if it is read in place. Also
+    the facts of the case as JSON values, for `slices` slices, summed over axes and channels.
     """
     return (2 * RAW_CHUNK * itemsize if in_place is None else in_place.bytes(1)) + 300 * slices
 
 
 def values_cost(plane: int, has_label: bool, reading: int) -> SlabCost:
-    """A second pass over the values of a channel, `plane` voxels a slice.
+    """Return the memory of a second pass over the values of a channel, with `plane` voxels per slice.
 
-    For each slice of a slab: its values and its foreground. Beside them: what reading takes; one slice as
-    values, keys and foreground; histograms.
+    For each slice of a slab: its values and its foreground. Fixed: `reading` bytes; one slice as values,
+    keys and foreground; histograms.
     """
     return SlabCost(fixed=reading + 10 * plane + 8 * HISTOGRAM_BYTES, per_slice=plane * (4 + has_label))
 
 
 def mask_cost(plane: int, reading: int) -> SlabCost:
-    """Filling the holes of a mask.
+    """Return the memory of filling the holes of a mask, with `plane` voxels per slice.
 
     For each slice of a slab: its mask twice, the next slab's, and the scanned one; runs of background, which
-    take up to six bytes a voxel in noise, next to nothing in bodies. Beside them what reading takes.
+    take up to six bytes a voxel in noise, and almost nothing in bodies. Fixed: `reading` bytes.
     """
     return SlabCost(fixed=reading, per_slice=plane * (4 + 6))
 
 
 def fan_in(histograms: int) -> int:
-    """How many cases of so many histograms are merged at a time: what memory allows, and at least two."""
+    """Return how many cases of `histograms` histograms one task merges: as memory allows, at least two."""
     return max(2, min(MOST_MERGED, MERGE_BYTES // (histograms * HISTOGRAM_BYTES)))
 
 
 def merge_bytes(channels: int, cases: int) -> int:
-    """Merging statistics: histograms of some cases, their sum, and that on its way; coarse or finer ones."""
+    """Return the bytes of merging histograms, coarse or fine: inputs, their sum, and that sum in transit."""
     counts = (channels, FINE_HISTOGRAMS * min(channels, CHANNELS_TOGETHER))
     return max((min(cases, fan_in(n)) + 2) * n * HISTOGRAM_BYTES for n in counts)
 
@@ -251,11 +255,12 @@ def shard_bytes(
     chunk: int,
     has_mask: bool,
 ) -> int:
-    """One piece of a shard: `read` voxels of the source become `write` voxels, image first, then label.
+    """Return the bytes of computing one piece of a shard, the image first, then the label.
 
-    Image: one channel's read box and write box as float32, the kernel's workspace, and what reading takes.
-    Label (`label` bytes a voxel): both boxes and what is gathered between them, voxels. With each the mask of
-    the read box; a chunk of the output (`chunk` voxels), copied and encoded.
+    Image: one channel's read box (`read` voxels) and write box (`write` voxels) as float32, the kernel's
+    workspace, and `reading` bytes. Label (`label` bytes per voxel): both boxes, `gathered` voxels between
+    them, and `reading` bytes. In addition the mask of the read box, and a chunk of the output (`chunk`
+    voxels) with its copy and its encoded bytes.
     """
     image = 4 * (read + write) + workspace + reading
     of_label = label * (read + write + gathered) + reading

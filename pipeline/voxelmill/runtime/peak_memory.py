@@ -1,6 +1,6 @@
-"""The peak of resident memory of this process, measured.
+"""The peak resident memory of this process, measured.
 
-In: nothing but what the kernel keeps. Out: bytes.
+In: the kernel's own counters. Out: bytes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ PROC = Path("/proc/self")
 class PeakMeter:
     """Peak resident memory of this process between `reset` and `peak_bytes`.
 
-    On Linux the kernel keeps the peak and can be told to start anew. Elsewhere it is the peak since the
-    process began.
+    On Linux the kernel keeps the peak, and `reset` restarts it. Elsewhere the peak counts from the start of
+    the process.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class PeakMeter:
             return
 
     def peak_bytes(self) -> int:
-        """Largest resident memory since `reset`, bytes, without file-backed pages."""
+        """Return the largest resident memory since `reset` in bytes, on Linux without file-backed pages."""
         try:
             lines = (PROC / "status").read_text().splitlines()
         except OSError:

@@ -1,7 +1,7 @@
-"""Showing how far a stage is: a live bar on a terminal, plain lines elsewhere, tracebacks in the log file.
+"""The progress of a stage: a live bar on a terminal, plain lines elsewhere, tracebacks in the log file.
 
-In: counts of tasks and voxels, as they finish, and how far those are that run. Out: what a person reads while
-waiting. Knows no stage.
+In: counts of finished tasks and voxels, and the progress of running tasks. Out: text for the user who waits.
+Knows no stage.
 """
 
 from __future__ import annotations
@@ -29,15 +29,26 @@ from voxelmill.basics.safe_tracebacks import trace
 logger = logging.getLogger("voxelmill")
 
 LINE_EVERY_SECONDS = 10.0
-"""Time between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress if there is no terminal."""
 
 
 @dataclass
 class StageProgress:
     """Progress of one stage.
 
-    Tasks that are done count one each, those that run the part of them that is done, and so does what is
-    prepared for them. What is shown never goes back, where a task is tried again.
+    A finished task counts 1. A running task counts the part of it that is done, and so does a step that
+    prepares other tasks. The number shown never falls, even if a task is tried again.
+
+    Attributes
+    ----------
+    total, done, failures : int
+        Tasks of the stage, finished ones, and failed ones.
+    voxels : int
+        Voxels of the finished tasks.
+    shown : float
+        Tasks shown as done, 0 to `total`.
+    parts : dict
+        Part done of each running step, 0 to 1.
     """
 
     name: str
@@ -55,11 +66,11 @@ class StageProgress:
 
     @property
     def seconds(self) -> float:
-        """Since the stage began."""
+        """Seconds since the stage began."""
         return time.perf_counter() - self.started
 
     def advance(self, voxels: int, step: str = "") -> None:
-        """One more task is finished."""
+        """Count one more finished task; `step` is its name."""
         with self.lock:
             self.done += 1
             self.voxels += voxels
@@ -67,7 +78,7 @@ class StageProgress:
             self._show()
 
     def note(self, step: str, part: float) -> None:
-        """So much of a task that runs is done, of 1; called from any thread."""
+        """Record the part of a running step that is done, 0 to 1; safe to call from any thread."""
         with self.lock:
             self.parts[step] = max(part, self.parts.get(step, 0.0))
             self._show()
@@ -88,7 +99,7 @@ class StageProgress:
         return f"{self.name}: " + ", ".join(p for p in parts if p)
 
     def failed(self, case: str, cause: str, details: str | None) -> None:
-        """A task failed; the cause is shown, the details go to the log file."""
+        """Report a failed task: show the cause, and write the details to the log file."""
         self.failures += 1
         say_failed(self.name, case, cause)
         if details:
@@ -98,7 +109,7 @@ class StageProgress:
         return f"{self.voxels / 1e6 / max(self.seconds, 1e-9):.1f} Mvoxel/s" if self.voxels else ""
 
     def summary(self) -> str:
-        """One line for the end of the stage."""
+        """Return one line for the end of the stage."""
         count = f"{self.done} " if self.total > 1 else ""
         parts = [f"{count}done in {self.seconds:.1f} s", self._rate()]
         if self.failures:
@@ -107,25 +118,25 @@ class StageProgress:
 
 
 def say_failed(stage: str, case: str, cause: str) -> None:
-    """The line that a failed case gets."""
+    """Log the line for a failed case."""
     logger.error("%s: case %s: %s", stage, case, cause)
 
 
 @dataclass
 class Reporter:
-    """Where progress goes.
+    """Shows the progress of stages.
 
     Attributes
     ----------
     console : rich.console.Console or None
-        None shows nothing; a console that is no terminal gets plain lines.
+        A terminal gets a live bar. Any other console, and None, gets plain lines in the log.
     """
 
     console: Console | None = None
 
     @contextmanager
     def stage(self, name: str, total: int, kept: int) -> Iterator[StageProgress]:
-        """Progress of one stage of `total` tasks, while `kept` were found done."""
+        """Show the progress of one stage of `total` tasks; `kept` further tasks were found done."""
         if kept:
             logger.info("%s: %d found done, %d to do", name, kept, total)
         if self.console is not None and self.console.is_terminal and total:
@@ -154,7 +165,7 @@ def _bar(console: Console) -> Progress:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that cannot be written stops nothing: whoever writes what matters says why, in one line."""
+    """A log that cannot be written stops nothing: the code that writes results reports why, in one line."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
@@ -166,13 +177,13 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def log_to(folder: Path, name: str = "voxelmill.log") -> Iterator[None]:
-    """Everything, the places of errors too, into a file of the folder for as long as this lasts."""
+    """Write all messages and the tracebacks of errors to a file of `folder`, while the context lasts."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(folder / name, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     previous = logger.level
-    logger.setLevel(logging.DEBUG)  # not the attribute: what was too low before would stay left out
+    logger.setLevel(logging.DEBUG)  # setting `level` itself would leave the logger's cache stale
     try:
         yield
     except Exception as error:

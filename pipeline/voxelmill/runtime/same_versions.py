@@ -1,7 +1,7 @@
-"""Whether scheduler and workers have what this process has: tasks are pickled, and bits depend on it.
+"""The versions of scheduler and workers, compared with this process: pickled tasks and results need the same.
 
-In: a client. Out: nothing, or one line with both versions. voxelmill has to be the same, Python and NumPy but
-for their last number; a scheduler computes nothing, and needs no NumPy. What Dask itself needs, it checks.
+In: a client. Out: None, or one line with both versions. voxelmill must have the same version; Python and
+NumPy may differ in the last number. A scheduler computes nothing and needs no NumPy. Dask checks the rest.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from distributed import Client
 
 PARTS = {"voxelmill": None, "Python": 2, "NumPy": 2}
-"""How many numbers of a version count."""
+"""How many numbers of a version must agree; None for the whole version."""
 
-# A text that `eval` takes anywhere: a function would be asked for in a package that may not be there.
+# Text for `eval`, which every worker has: a function would need its package, which may be missing there.
 _ASK = """{
     "Python": __import__("platform").python_version(),
     "NumPy": __import__("importlib.util").util.find_spec("numpy") and __import__("numpy").__version__,
@@ -26,19 +26,19 @@ _ASK = """{
 
 @cache
 def these() -> str:
-    """What of this process's versions counts, as one text: a task that bears another is not for it."""
+    """Return the versions of this process that must agree, as one text; a task carries it to its worker."""
     return ", ".join(f"{package} {'.'.join(_parts(version, package))}" for package, version in ask().items())
 
 
 @cache
 def ask() -> dict[str, str]:
-    """Versions of this process, by package."""
+    """Return the versions of this process by package."""
     found: dict[str, str] = eval(_ASK)
     return found
 
 
 class Versions:
-    """Compares those who come with this process, each once."""
+    """Compares the scheduler, and each worker once, with this process."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -46,17 +46,20 @@ class Versions:
         self._known: set[str] = set()
 
     def scheduler_differs(self) -> str | None:
-        """One line, where the scheduler does not fit."""
+        """Return one line if the scheduler has other versions, else None."""
         return self._differs(
             "the scheduler", self._client.run_on_scheduler(eval, _ASK), ("voxelmill", "Python")
         )
 
     def worker_differs(self, workers: Iterable[str] | None = None) -> str | None:
-        """One line for the first that does not fit of some workers, or of all; those that fit are known."""
+        """Return one line for the first worker with other versions, else None.
+
+        `workers` are addresses, None for all workers. Workers that fit are remembered, and not asked again.
+        """
         new = None if workers is None else sorted(set(workers) - self._known)
         if new == []:
             return None
-        # One that is gone meanwhile answers with an error, and is not looked at.
+        # A worker that has left meanwhile answers with an error, and is skipped.
         answers = self._client.run(eval, _ASK, workers=new, on_error="return")
         for address, theirs in answers.items():
             if isinstance(theirs, dict):

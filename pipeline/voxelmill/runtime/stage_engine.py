@@ -1,4 +1,4 @@
-"""A stage as a whole: runs its tasks, shows how far they are, and adds up what became of each case."""
+"""The engine of a stage: it runs the tasks, shows their progress, and adds up the outcome of each case."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Device = Literal["auto", "cpu", "gpu"]
 
 @dataclass(frozen=True)
 class Engine:
-    """Runs the graphs of stages on one client and tells a reporter how far they are.
+    """Runs the graphs of stages on one client and reports their progress.
 
     Attributes
     ----------
@@ -29,13 +29,13 @@ class Engine:
     reporter : Reporter
         Shows progress.
     device : {"auto", "cpu", "gpu"}
-        Where images are resampled: on GPUs if there are any, never, or nowhere else.
+        Where images are resampled: on GPUs if there are any, on CPUs only, or on GPUs only.
     watch : Watch
-        When to give up.
+        Decides when to give up.
     worker_threads : int
-        Threads of a worker, while there is none to ask.
+        Threads of a worker to assume before the first worker has connected.
     peak_bytes : dict
-        Largest resident memory of a worker so far, by the first word of a stage.
+        Largest resident memory of a worker so far in bytes, by the first word of a stage's name.
     """
 
     client: Client | None
@@ -53,12 +53,12 @@ class Engine:
 
     @property
     def all_threads(self) -> int:
-        """Tasks that run at a time."""
+        """Tasks that all workers together run at a time."""
         return 1 if self.client is None else max(1, sum(self.client.nthreads().values()))
 
     @property
     def local_workers(self) -> int:
-        """Processes that share this machine's memory; 0 where the cluster is none of ours."""
+        """Processes that share this machine's memory; 0 if the cluster is not a `LocalCluster`."""
         if self.client is None:
             return 1
         return len(self.client.nthreads()) if isinstance(self.client.cluster, LocalCluster) else 0
@@ -72,19 +72,32 @@ class Engine:
         return any(worker["resources"].get("GPU") for worker in workers)
 
     def run(self, stage: str, tasks: Iterable[Task], total: int, kept: int = 0) -> list[Outcome]:
-        """Run tasks of `total` steps that count, which are those with a number of voxels for a value.
+        """Run the tasks of a stage.
 
-        `kept` more were found done. Returns what became of each case: voxels and seconds added up, and the
-        cause of its first failure.
+        Parameters
+        ----------
+        stage : str
+            Name to show.
+        tasks : iterable of Task
+            Read lazily.
+        total : int
+            Number of steps that return a number of voxels; only these count as progress.
+        kept : int
+            Further steps that were found done.
+
+        Returns
+        -------
+        list of Outcome
+            One per case: voxels and seconds summed, and the cause of its first failure.
 
         Raises
         ------
         DiskError
-            If OUT takes nothing more: no task is begun after that, those that run come to their end.
+            If OUT accepts no more data. No task starts after that; running tasks finish.
         """
         cases: dict[str, Outcome] = {}
         full: list[str] = []
-        told: set[str] = set()  # a preparation that failed comes once for each of its shards
+        told: set[str] = set()  # a failed preparation comes back once for each of its shards
         with self.reporter.stage(stage, total, kept) as progress, listening(progress.note):
             for outcome in execute(takewhile(lambda _: not full, tasks), self.client, self.watch):
                 if outcome.trouble == "disk":
@@ -102,17 +115,19 @@ class Engine:
         return list(cases.values())
 
     def refuse(self, stage: str, case: str, cause: str) -> Outcome:
-        """A case that goes no further, without a task of its own."""
+        """Report a case that fails without a task, and return its outcome."""
         say_failed(stage, case, cause)
         return Outcome(stage, case, cause=cause)
 
     def one(self, stage: str, root: Task) -> Any:
-        """Run one graph whole and return the value of its last task.
+        """Run one graph and return the value of its last task, `root`.
 
         Raises
         ------
-        VoxelmillError
-            With the cause, where a task of it failed.
+        StageError
+            If a task failed; the message holds the cause.
+        DiskError
+            If OUT accepts no more data.
         """
         steps = max(1, count_steps(root))
         with (
@@ -134,7 +149,7 @@ class Engine:
 
 
 def _add(before: Outcome | None, outcome: Outcome, stage: str) -> Outcome:
-    """What became of a case so far, with one more of its steps."""
+    """Return the outcome of a case after one more of its steps; `before` is the outcome up to then."""
     if before is None:
         return replace(outcome, name=stage, value=outcome.value or 0, details=None)
     first = before if before.cause is not None else outcome

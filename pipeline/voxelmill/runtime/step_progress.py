@@ -1,7 +1,8 @@
-"""How far a step is while it runs: said by the task that takes it, heard by the program that waits for it.
+"""The progress of a running step: reported by its task, received by the program that waits for it.
 
-In: the work that a step expects, and what is done of it. Out: calls of whoever listens to the run, in this
-process or, as events of Dask's, in the program that submitted the task. Shows nothing, and fails nothing.
+In: the amount of work of a step, and how much of it is done. Out: calls of the run's listener, directly in
+this process, or through Dask's events in the program that submitted the task. Shows nothing, and never fails
+a task.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from distributed import Client, get_worker
 from voxelmill.storage.partial_files import RUN
 
 SAY_EVERY_SECONDS = 2.0
-"""A step says how far it is so often; a thousand workers at once, which all do, cost a scheduler little."""
+"""Seconds between two reports of a step; the reports of a thousand workers cost a scheduler little."""
 
 TOPIC = "voxelmill-progress"
+"""Topic of Dask's events; an event is the run's id, the step's name, and the part done, 0 to 1."""
 
 Listener = Callable[[str, float], None]
+"""Takes the name of a step, and the part of it that is done, 0 to 1."""
 
 _listeners: dict[str, Listener] = {}
 
 
 @dataclass
 class _Step:
-    """A step that this thread takes."""
+    """The step that this thread runs."""
 
     run: str
     name: str
@@ -37,7 +40,7 @@ class _Step:
     done: int = 0
     said: float = field(default_factory=time.monotonic)
     is_long: bool = False
-    """It said something, so it says its end too."""
+    """Whether it has reported before, and so must report its end."""
 
 
 _step: ContextVar[_Step | None] = ContextVar("step", default=None)
@@ -45,7 +48,7 @@ _step: ContextVar[_Step | None] = ContextVar("step", default=None)
 
 @contextmanager
 def taking(run: str, name: str) -> Iterator[None]:
-    """Let what is said meanwhile, in this thread, be said of a step."""
+    """Attribute the reports of this thread to a step of a run, while the context lasts."""
     token = _step.set(_Step(run, name))
     try:
         yield
@@ -54,14 +57,14 @@ def taking(run: str, name: str) -> Iterator[None]:
 
 
 def expect(amount: int) -> None:
-    """Say how much there is to do in this step, in any unit; bytes, mostly."""
+    """State the amount of work of this step, in any unit, mostly bytes."""
     step = _step.get()
     if step is not None:
         step.expected, step.done, step.is_long = amount, 0, False
 
 
 def did(amount: int) -> None:
-    """Say that so much more of it is done."""
+    """Report that `amount` more of the work is done."""
     step = _step.get()
     if step is None or not step.expected:
         return
@@ -76,16 +79,13 @@ def _say(run: str, name: str, part: float) -> None:
     if listener := _listeners.get(run):
         listener(name, part)
         return
-    with suppress(ValueError):  # no worker: the step is taken by itself, and nobody waits
+    with suppress(ValueError):  # not on a worker: the step runs by itself, and nobody listens
         get_worker().log_event(TOPIC, [run, name, part])
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Hear how far the steps of this run are: their names, and the part of each that is done.
-
-    The listener is called from other threads.
-    """
+    """Call `listener` with each report of this run while the context lasts, from other threads."""
     run = RUN.get()
     _listeners[run] = listener
     try:
@@ -95,7 +95,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def hear(client: Client) -> None:
-    """Let what workers say come to this process."""
+    """Receive the reports of a client's workers in this process."""
     client.subscribe_topic(TOPIC, _heard)
 
 

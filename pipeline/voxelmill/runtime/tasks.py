@@ -1,8 +1,7 @@
-"""What a stage's graph is made of: tasks of one or more steps, and trees of merges.
+"""The parts of a stage's graph: tasks of one or more steps, and trees of merges.
 
-In: functions and their arguments. Out: Dask graphs whose tasks never raise: each step has an `Outcome` that
-says what went wrong, so that one bad case is one bad case. Nothing large travels: steps read from and write
-to the stores.
+In: functions and their arguments. Out: Dask graphs. A step that fails does not raise: its `Outcome` says what
+went wrong, so a bad case fails alone. Nothing large travels: steps read from and write to the stores.
 """
 
 from __future__ import annotations
@@ -26,8 +25,10 @@ from voxelmill.runtime.step_progress import taking
 from voxelmill.storage.partial_files import RUN, working_for
 
 Key = tuple[str, str, str]
+"""Key of a task in Dask: kind, name, and a random part."""
 
 Trouble = Literal["refused", "lost", "passing", "memory", "disk"]
+"""Kinds of failure; see `Outcome`."""
 
 PASSING = {
     errno.EAGAIN,
@@ -46,33 +47,33 @@ PASSING = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
-"""Errors of a file system on a network that may be gone a moment later."""
+"""Errors of a network file system that may pass within moments."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one step.
+    """The result of one step.
 
     Attributes
     ----------
     name : str
-        The step, as it stands on the dashboard.
+        Name of the step, as on the dashboard.
     case : str
         The case it worked on; empty for a merge.
     value : object
-        What its function returned.
+        Return value of its function.
     cause : str or None
-        One line, where it failed.
+        Why it failed, in one line; None if it did not.
     details : str or None
-        The traceback, where the failure was not one of voxelmill's own errors.
+        The traceback, if the failure was not one of voxelmill's own errors.
     seconds : float
         Wall time of the function.
     peak_bytes : int
-        Peak resident memory of the worker while it ran, and what stands before it.
+        Peak resident memory of the worker in bytes, during this step and the tasks before it.
     trouble : str or None
-        What kind of failure decides what is done about it. "refused": it would not fit into the memory it was
-        given; "lost": it came to no end of its own, its worker is gone; "passing": the same may work a moment
-        later; "memory": the machine had none left; "disk": OUT takes nothing more. None: it would fail again.
+        Kind of failure, which decides what happens next. "refused": it does not fit into the memory limit;
+        "lost": its worker is gone, and the step did not end; "passing": the same may work a moment later;
+        "memory": the machine had none left; "disk": OUT accepts no more data. None: it would fail again.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Step:
-    """One call that has an outcome of its own."""
+    """One function call with its own outcome."""
 
     name: str
     case: str
@@ -97,24 +98,24 @@ class Step:
 
 @dataclass(frozen=True)
 class Task:
-    """One node of a stage's graph, with what stands before it.
+    """One node of a stage's graph, with the tasks before it.
 
     Attributes
     ----------
     key : tuple of str
-        In Dask: kind, name, and a part that no other run on the same scheduler has.
+        Key in Dask: kind, name, and a part that no other run on the same scheduler has.
     steps : tuple of Step
         Run one after the other.
     after : tuple of Task
-        What has to be done first; if that failed, so does this, with the same cause.
+        Tasks to run first; if one fails, this task fails with the same cause.
     merge : callable, optional
-        Makes one value of the values of all steps and of all that stands before.
+        Makes one value from the values of all steps and of all tasks in `after`.
     rank : int
-        Tasks of low rank go first.
+        Tasks of low rank run first.
     on_gpu : bool
-        It is for a worker with the resource GPU.
+        Whether it needs a worker with the resource GPU.
     attempt : int
-        How often it is tried, this time included.
+        Number of this attempt, from 1.
     """
 
     key: Key
@@ -127,17 +128,17 @@ class Task:
 
     @property
     def name(self) -> str:
-        """As it stands on the dashboard."""
+        """Name on the dashboard."""
         return self.key[1]
 
     @property
     def cases(self) -> list[str]:
-        """The cases it works on, in order; none for a merge of merges."""
+        """The cases of its steps, in order; empty for a merge of merges."""
         return list(dict.fromkeys(step.case for step in self.steps))
 
     @property
     def call(self) -> tuple[Callable[[list[list[Outcome]]], list[Outcome]], list[Key]]:
-        """The node, as Dask writes one: a function, and the keys of what it is called with."""
+        """The node in Dask's form: a function, and the keys of its arguments."""
         if self.merge is None:
             device = "gpu" if self.on_gpu else "cpu"
             function = partial(run_steps, self.steps, run=RUN.get(), device=device, versions=these())
@@ -148,21 +149,21 @@ class Task:
         return function, [t.key for t in self.after]
 
     def again(self, case: str | None = None) -> Task:
-        """The same once more, with what stands before it; of one case alone."""
+        """Return the next attempt of this task and of the tasks before it; `case` keeps one case's steps."""
         steps = tuple(s for s in self.steps if case is None or s.case == case)
         before = tuple(t.again() for t in self.after)
         return replace(self, key=_unique(self.name), steps=steps, after=before, attempt=self.attempt + 1)
 
     def on_cpu(self) -> Task:
-        """The same for any worker."""
+        """Return the same task for any worker."""
         return replace(self, key=_unique(self.name), on_gpu=False)
 
 
 def graph_of(tasks: Iterable[Task]) -> HighLevelGraph:
-    """The Dask graph of some tasks and of all that stands before them.
+    """Build the Dask graph of tasks and of all tasks before them.
 
-    Tasks of one rank and device are a layer, which has their priority and resources. `dask.delayed` would
-    make a layer for each task, and a third more work for whoever submits.
+    Tasks of the same rank and device form a layer with their priority and resources. `dask.delayed` would
+    make a layer for each task, and a third more work for the process that submits.
     """
     layers: dict[tuple[int, bool], dict[Key, Any]] = {}
     known, waiting = set[Key](), list(tasks)
@@ -190,15 +191,15 @@ def task(
     rank: int = 0,
     on_gpu: bool = False,
 ) -> Task:
-    """A task of one step, that calls ``function(*args)``."""
+    """Make a task of one step, which calls ``function(*args)``."""
     step = Step(name, case, function, args)
     return Task(_unique(name), (step,), tuple(after), rank=rank, on_gpu=on_gpu)
 
 
 def together(tasks: Sequence[Task]) -> Task:
-    """One task that does the steps of several, in order; where one fails, the rest of its case is left out.
+    """Join several tasks into one, with their steps in order; after a failure the rest of a case is skipped.
 
-    A task costs Dask a few milliseconds, whatever it does: small cases share one.
+    Every task costs Dask a few milliseconds, so small cases share one.
     """
     if len(tasks) == 1:
         return tasks[0]
@@ -207,7 +208,7 @@ def together(tasks: Sequence[Task]) -> Task:
 
 
 def in_groups(tasks: Iterable[tuple[Task, int]], limit: int) -> Iterator[Task]:
-    """Join tasks that follow each other and whose costs do not add up to more than `limit`."""
+    """Join consecutive tasks up to a total cost of `limit`; a task that comes after others stays alone."""
     waiting: list[Task] = []
     total = 0
     for t, cost in tasks:
@@ -230,10 +231,10 @@ def tree(
     fan_in: int,
     coarse: bool = False,
 ) -> Task:
-    """Merge the values of `leaves`, `fan_in` at a time, in their order, into one task.
+    """Make one task that merges the values of `leaves` in their order, `fan_in` at a time.
 
-    The shape of the tree does not depend on the cluster, so sums come out the same bit for bit. Where a leaf
-    failed, the whole fails with its cause. A `coarse` tree does its leaves in the tasks that merge them.
+    The shape of the tree does not depend on the cluster, so sums are the same bit for bit. If a leaf fails,
+    the tree fails with its cause. A `coarse` tree runs its leaves inside the tasks that merge them.
     """
     level = _merges(name, leaves, merge, fan_in)
     if coarse:
@@ -251,12 +252,12 @@ def _merges(name: str, tasks: Sequence[Task], merge: Callable[[list[Any]], Any],
 
 
 def count_steps(root: Task) -> int:
-    """Steps of a tree of tasks."""
+    """Count the steps of a tree of tasks."""
     return len(root.steps) + sum(map(count_steps, root.after))
 
 
 def _unique(name: str) -> Key:
-    """A key that no other run on the same scheduler has; its first part groups the tasks of a kind."""
+    """Make a key that no other run on the same scheduler has; its first part groups tasks of one kind."""
     return name.partition("-")[0], name, uuid.uuid4().hex
 
 
@@ -266,12 +267,12 @@ def _unique(name: str) -> Key:
 def run_steps(
     steps: Sequence[Step], before: Sequence[Sequence[Outcome]], *, run: str, device: str, versions: str
 ) -> list[Outcome]:
-    """The outcome of every step that was taken; of what stands before, if that failed.
+    """Run steps and return their outcomes; if a task before failed, return that outcome and run nothing.
 
     Raises
     ------
     RuntimeError
-        If whoever made the task has other versions: this worker came just now, and nobody has looked at it.
+        If the task comes from a process with other versions: this worker is new, and not yet checked.
     """
     if versions != these():
         raise RuntimeError(f"the task is for {versions}; this worker has {these()}")
@@ -290,7 +291,7 @@ def run_steps(
 
 
 def attempt(name: str, case: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Outcome:
-    """Call a function; whatever it raises is an outcome."""
+    """Call a function and return its outcome; an exception becomes the cause."""
     meter, start = PeakMeter(), time.perf_counter()
     value, cause, details, trouble = None, None, None, None
     try:
@@ -303,7 +304,7 @@ def attempt(name: str, case: str, function: Callable[..., Any], args: tuple[Any,
 
 
 def _explain(error: Exception) -> tuple[str, Trouble | None]:
-    """One line, and what kind of trouble it is. Only voxelmill's own errors are quoted: others name files."""
+    """Return one line and the kind of trouble; only voxelmill's own errors are quoted, others name files."""
     if isinstance(error, VoxelmillError):
         return str(error), "refused" if isinstance(error, MemoryLimitError) else None
     if isinstance(error, MemoryError):
@@ -324,7 +325,7 @@ def run_and_merge(
     run: str,
     versions: str,
 ) -> list[Outcome]:
-    """One outcome for all: that of the merge, or of the first that failed."""
+    """Run steps and merge all values; return one outcome, that of the merge or the first failure."""
     outcomes = [
         *(o for group in before for o in group),
         *run_steps(steps, (), run=run, device="cpu", versions=versions),

@@ -1,6 +1,7 @@
-"""Why a worker died, as far as the process that watched over it has told the scheduler.
+"""The cause of a worker's death, as far as its nanny has told the scheduler.
 
-In: a client, and the address of a worker. Out: the cause that a case is reported with; details for the log.
+In: a client, and Dask's error with the address of the worker. Out: the cause for the report of a case, and
+details for the log.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from voxelmill.basics.safe_tracebacks import is_own_fault
 from voxelmill.nanny import TOPIC
 
 WAIT_SECONDS = 2.0
-"""The scheduler may hear of a death from the worker's connection before it is told how it came."""
+"""Seconds to wait for the nanny's message: the scheduler may notice first that the connection is lost."""
 
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+"""Signals of a crash in native code."""
 
 _MEMORY = "Rerun with fewer workers or more memory."
 _LOG = "Look at the end of the workers' logs; of what it read, try another copy."
 
 
 def cause_of_death(client: Client, error: KilledWorker) -> tuple[str, str]:
-    """The line that a case gets, and details.
+    """Return the line for the report of a case, and details for the log.
 
     Parameters
     ----------
+    client : distributed.Client
+        Its scheduler has the nannies' messages.
     error : KilledWorker
-        What Dask says of a task after three deaths; it names the last worker.
+        Dask's error for a task after three deaths; it names the last worker.
     """
     death = _told(client, error.last_worker.address)
     why, advice = explain(death)
@@ -40,13 +44,13 @@ def cause_of_death(client: Client, error: KilledWorker) -> tuple[str, str]:
 
 
 def explain(death: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Why a worker died, and what to do.
+    """Return why a worker died, and what to do.
 
     Parameters
     ----------
     death : mapping or None
-        "exit": status, or the negative number of a signal; "killed_for_memory": whether the kernel did so
-        meanwhile. None where nobody told.
+        "exit": exit status, or the negative number of a signal; "killed_for_memory": whether the kernel
+        killed processes for lack of memory meanwhile. None if the nanny sent no message.
     """
     if death is None:
         return "its job or node is gone with it: walltime, cancelled, or lost", "Run again to go on."
@@ -68,12 +72,12 @@ def explain(death: Mapping[str, Any] | None) -> tuple[str, str]:
 
 
 def _told(client: Client, worker: str) -> Mapping[str, Any] | None:
-    """What was told of a worker's death; None where nothing is for a while."""
+    """Return the nanny's message on a worker's death, or None if none comes within `WAIT_SECONDS`."""
     end = time.monotonic() + WAIT_SECONDS
     while True:
         try:
             events = client.get_events(TOPIC)
-        except Exception as error:  # the scheduler is gone, which whoever asks it next will say
+        except Exception as error:  # the scheduler is gone; the next call to it reports that
             if is_own_fault(error):
                 raise
             return None
