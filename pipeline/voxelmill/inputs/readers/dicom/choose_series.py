@@ -1,7 +1,7 @@
-"""Which DICOM slices belong together, and which of several series is read.
+"""This module groups DICOM slices into series, and selects the series to read.
 
-In: slices. Out: those of one series. Messages list series by number, size, spacing and orientation, never by
-SeriesInstanceUID: that one identifies a patient's study.
+In: slices. Out: the slices of one series. Messages list series by number, size, spacing and orientation,
+never by SeriesInstanceUID, which identifies a patient's study.
 """
 
 from __future__ import annotations
@@ -15,16 +15,32 @@ from voxelmill.basics.errors import FormatError, GeometryError
 from voxelmill.inputs.readers.dicom.slice_headers import Slice, axes
 from voxelmill.inputs.readers.shared.uneven_slices import median_step
 
-_PLANES = ("sagittal", "coronal", "axial")  # by the largest component, x, y or z, of the normal
+_PLANES = ("sagittal", "coronal", "axial")  # by the largest component (x, y, z) of the normal
 
 
 def choose_series(slices: Sequence[Slice], chosen: str | None) -> tuple[list[Slice], tuple[str, ...]]:
-    """The slices of one series, and notes on what was set aside: localisers.
+    """Select the slices of one series.
 
     Parameters
     ----------
+    slices : sequence of Slice
+        All slices of a folder.
     chosen : str or None
-        SeriesInstanceUID or number, from 1, of the series to take; needed where there are several.
+        SeriesInstanceUID or number (from 1) of the series; required if there are several.
+
+    Returns
+    -------
+    series : list of Slice
+        In the order of the files.
+    notes : tuple of str
+        A note on localisers that were set aside.
+
+    Raises
+    ------
+    FormatError
+        If there are only localisers.
+    GeometryError
+        If not exactly one series matches.
     """
     kept = [s for s in slices if not s.is_localizer]
     numbers = ", ".join(str(s.number) for s in slices if s.is_localizer)
@@ -53,7 +69,7 @@ def _found(series: int, matching: int, chosen: str | None) -> str:
 
 
 def _group(slices: Iterable[Slice]) -> list[list[Slice]]:
-    """Slices of one SeriesInstanceUID, shape and orientation."""
+    """Group slices by SeriesInstanceUID, shape and orientation."""
     groups: list[list[Slice]] = []
     for piece in slices:
         for group in groups:
@@ -71,7 +87,7 @@ def _group(slices: Iterable[Slice]) -> list[list[Slice]]:
 
 
 def _describe(group: Sequence[Slice]) -> str:
-    """Number of slices, rows and columns; spacing and orientation where they are stated."""
+    """Describe a series: its size, and its spacing and orientation if they are stated."""
     words = ["{} slices of {}x{}".format(len(group), *group[0].shape)]
     if not any(s.problem or len(s.spacing) != 2 for s in group):
         with suppress(GeometryError):

@@ -1,7 +1,7 @@
-"""How the slices of a DICOM series lie above each other: straight, tilted, beside the others, or turned.
+"""Detection of gantry tilt, and of slices that are displaced or rotated against the rest of their series.
 
-In: slices in order, and the normal of their planes. Out: a `Drift`, and distances in voxels. What lies beyond
-`SAME_GRID` is refused by name, or a setting undoes it. Decodes nothing.
+In: slices in order, and the normal of their planes. Out: a `Drift`, and distances in pixels. Deviations
+beyond `SAME_GRID` are refused by slice, or a setting undoes the tilt. No pixels are decoded.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from voxelmill.inputs.readers.dicom.slice_headers import Slice, axes, describe
 
 Vector = npt.NDArray[np.float64]
 
-_NORMAL = 2.5  # times the rounding of the numbers of two unit vectors, at most, that turns their normal
+_NORMAL = 2.5  # largest rotation of the normal, in units of the rounding of the two vectors that span it
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How slices drift sideways.
+    """The sideways drift of slices.
 
     Attributes
     ----------
     slope : array
-        Millimetres x, y, z per millimetre along the normal; 0 where slices lie straight.
+        Millimetres x, y, z per millimetre along the normal; 0 if there is no tilt.
     beside : array
-        Of each slice, in pixels, how far it lies beside the row of all.
+        Sideways distance of each slice from the common line, in pixels.
+    notes : tuple of str
+        Notes for the user on the drift.
     """
 
     slope: Vector
@@ -39,12 +41,21 @@ class Drift:
 
 
 def find_drift(series: Sequence[Slice], normal: Vector, choice: str) -> Drift:
-    """The sideways drift of slices, a straight line (least squares).
+    """Fit a straight line to the sideways positions of slices by least squares.
+
+    Parameters
+    ----------
+    series : sequence of Slice
+        In order of position along the normal.
+    normal : array
+        Unit vector x, y, z.
+    choice : {"refuse", "undo"}
+        The setting repair.shear.
 
     Raises
     ------
     GeometryError
-        If a slice lies beside that line, or the line is tilted and that shall be refused.
+        If a slice lies off the line, or the line is tilted and `choice` is "refuse".
     """
     shifts = np.subtract([s.position for s in series], series[0].position)
     along = shifts @ normal
@@ -53,8 +64,9 @@ def find_drift(series: Sequence[Slice], normal: Vector, choice: str) -> Drift:
     beside = _check_line(series, along, sideways, slope)
     distances = np.linalg.norm(sideways, axis=1)
     worst = int(np.argmax(distances))
-    if distances[worst] <= SAME_GRID * pixel:
+    if distances[worst] <= SAME_GRID * pixel:  # straight, as far as a grid can tell
         return Drift(np.zeros(3), distances / pixel)
+    # a rounded orientation turns the normal: over a long series this looks like a tilt
     if np.linalg.norm(slope) <= _NORMAL * _rounding(series[0].orientation):
         what = f"slices drift {distances[worst]:.2g} mm sideways, as ImageOrientationPatient is rounded"
         return Drift(np.zeros(3), beside, (what,))
@@ -68,9 +80,9 @@ def find_drift(series: Sequence[Slice], normal: Vector, choice: str) -> Drift:
 
 
 def _rounding(orientation: Sequence[float]) -> float:
-    """Half a unit of the last decimal, where numbers are written with three to six.
+    """Return half a unit of the last decimal, if numbers are written with three to six decimals.
 
-    Those with fewer count as exact: most are of axes along the world's.
+    Numbers with fewer decimals count as exact (0): most belong to axis-aligned planes.
     """
     values = np.asarray(orientation)
     decimals = next((d for d in range(7) if np.allclose(values, values.round(d), rtol=0, atol=1e-10)), 0)
@@ -86,7 +98,7 @@ def _slope(along: Vector, sideways: Vector) -> Vector:
 
 
 def _check_line(series: Sequence[Slice], along: Vector, sideways: Vector, slope: Vector) -> Vector:
-    """Pixels by which each slice lies beside the line through all."""
+    """Return the distance of each slice from the line in pixels; refuse more than `SAME_GRID`."""
     line = sideways.mean(axis=0) + (along - along.mean())[:, None] * slope
     beside = np.linalg.norm(sideways - line, axis=1)
     worst, accepted = int(np.argmax(beside)), SAME_GRID * min(series[0].spacing)
@@ -101,12 +113,17 @@ def _check_line(series: Sequence[Slice], along: Vector, sideways: Vector, slope:
 
 
 def check_planes(series: Sequence[Slice]) -> Vector:
-    """Pixels by which the farthest corner of each slice lies from where it would by the first one's header.
+    """Compare the planes of all slices with the first one, apart from their positions.
+
+    Returns
+    -------
+    array
+        Largest displacement of a corner of each slice, in pixels.
 
     Raises
     ------
     GeometryError
-        If orientations differ by too much.
+        If a corner is displaced by more than `SAME_GRID`.
     """
     found = np.array([_corners(piece) for piece in series])
     off: Vector = np.linalg.norm(found - found[0], axis=-1).max(axis=-1) / min(series[0].spacing)
@@ -121,7 +138,7 @@ def check_planes(series: Sequence[Slice]) -> Vector:
 
 
 def _corners(piece: Slice) -> Vector:
-    """Where three corners of a slice lie, seen from the fourth, in millimetres: (3, 3)."""
+    """Return three corners of a slice relative to the fourth, x, y, z in millimetres: (3, 3)."""
     row, column, _ = axes(piece)
     right = row * piece.spacing[1] * (piece.shape[1] - 1)
     below = column * piece.spacing[0] * (piece.shape[0] - 1)

@@ -1,9 +1,9 @@
-"""A DICOM series: a file per slice, or files of many frames.
+"""The reader for a DICOM series: one file per slice, or multi-frame files.
 
-In: a folder, or one file. Out: a volume that decodes one slice at a time. Stored values are kept where
-one slope and intercept hold for all slices; where they differ, values are rescaled to float32. Slices that
-a setting puts in between are made of the two beside them. Voxels that are padding become the lowest value of
-all others, which a pass over the series, slice by slice, finds before the first voxel is given out.
+In: a folder or a file. Out: a volume that decodes one slice at a time. Stored values are kept if all slices
+have the same slope and intercept; otherwise values are rescaled to float32. Slices that a setting adds are
+interpolated from their two neighbours. Padding voxels take the lowest value of all others, which a first pass
+over the series determines before any voxel is returned.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class _Series(Volume):
     def extra_bytes(self) -> int:
         """Bytes held beside a slab.
 
-        One slice as its file, decoded, and rescaled; where slices are made, two more that are decoded, the
-        one that is made, and its float64; where padding is replaced, masks and a copy.
+        These are one slice as a file, decoded, and rescaled; if slices are interpolated, two more decoded
+        slices, the result, and its float64 copy; if padding is replaced, masks and a copy.
         """
         voxels = self.slice_bytes // self.dtype.itemsize
         blending = self.slice_bytes * 3 + voxels * 8 if self._is_blended else 0
@@ -71,7 +71,7 @@ class _Series(Volume):
         return self.slice_bytes * (4 if self._is_uniform else 16) + blending + replacing
 
     def slabs(self, depth: int) -> Iterator[Slab]:
-        """Every voxel once; see `Volume.slabs`."""
+        """Yield every voxel once; see `Volume.slabs`."""
         length, *plane = self.geometry.shape
         memory = np.empty((1, min(depth, length), *plane), self.dtype)
         planes = self._planes()
@@ -82,13 +82,13 @@ class _Series(Volume):
             yield Slab(0, z, data)
 
     def fill(self, box: Box, out: npt.NDArray[Any], convert: Convert | None = None) -> None:
-        """Put a (c, z, y, x) box into `out`, slice by slice."""
+        """Read a (c, z, y, x) box into `out`, slice by slice."""
         planes = self._planes()
         for i, z in enumerate(range(box.start[1], box.stop[1])):
             put(out[0, i], planes(z)[box.slices[2:]], convert)
 
     def _planes(self) -> Callable[[int], npt.NDArray[Any]]:
-        """Slices by their number; asked for in order, each file is decoded once, and two at most are held."""
+        """Return a function from slice number to plane; in order, it decodes each file once and holds two."""
         if not self._is_blended:
             return lambda z: self._decoded(self._places[z].first)
         plane = slice_maker(self._decoded, self._is_label)
@@ -100,7 +100,7 @@ class _Series(Volume):
         return values if lowest is None or mask is None else np.where(mask, lowest, values)
 
     def _masked(self, piece: Slice) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
-        """The values of a slice, and which of them are padding that shall be replaced."""
+        """Return the values of a slice, and the mask of the padding to replace, if any."""
         stored = self._pixels.decode(piece)
         mask = piece.padding.mask(stored) if self._is_replaced and piece.padding else None
         values = stored if self._is_uniform else stored * piece.slope + piece.intercept
@@ -108,7 +108,7 @@ class _Series(Volume):
 
     @cached_property
     def _lowest(self) -> Any:
-        """The lowest value that is no padding; None where there is nothing to replace, or nothing else."""
+        """The lowest stored value that is not padding; None if there is nothing to replace."""
         found = find_lowest(map(self._masked, self._slices), is_falling=self.slope < 0)
         if not found.count or found.lowest is None:
             return None

@@ -1,8 +1,8 @@
-"""A DICOM file of many frames -> one header for each frame, as if each were a file of its own.
+"""This module splits the header of a multi-frame DICOM file into one header per frame.
 
-In: a header. Out: headers. Enhanced CT, MR and PET objects state what all frames share in
-SharedFunctionalGroupsSequence and what differs in PerFrameFunctionalGroupsSequence (DICOM PS3.3, C.7.6.16);
-what a frame states goes before what all share. Older multi-frame objects state no position of a frame.
+In: a header. Out: headers. Enhanced CT, MR and PET objects state shared attributes in
+SharedFunctionalGroupsSequence and individual ones in PerFrameFunctionalGroupsSequence (DICOM PS3.3,
+C.7.6.16); individual ones override shared ones. Older multi-frame objects state no frame positions.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _MACROS = {
 
 
 def count_frames(header: Any) -> int:
-    """NumberOfFrames; 1 where it is not stated."""
+    """Return NumberOfFrames, or 1 if it is not stated."""
     return int(header.get("NumberOfFrames") or 1)
 
 
 def split(header: Any) -> Iterator[Any]:
-    """A header for each frame that is described; none where no frame is, or not every one."""
+    """Yield a header per frame; nothing unless every frame is described."""
     each = header.get(EACH) or ()
     if len(each) != count_frames(header):
         return
@@ -45,7 +45,7 @@ def split(header: Any) -> Iterator[Any]:
 
 
 def _take(into: Dataset, macros: Any) -> None:
-    """Put what the functional groups of one frame, or of all, say of geometry and values beside the rest."""
+    """Copy geometry and rescaling from functional groups to the top level of a data set."""
     for name, tags in _MACROS.items():
         for item in macros.get(name) or ():
             into.update({item[tag].tag: item[tag] for tag in tags if tag in item})

@@ -1,10 +1,10 @@
-"""Voxels that a DICOM series marks as holding nothing: which they are, and what they become.
+"""The padding voxels of a DICOM series, and the lowest value of all other voxels.
 
-In: a header, or decoded slices. Out: a range of stored values, masks, and the lowest value of other voxels.
+In: a header, or decoded slices. Out: a range of stored values, masks, and the lowest value outside them.
 
-PixelPaddingValue (0028,0120), with PixelPaddingRangeLimit (0028,0121) one end of a range, is in stored units.
-Its type follows PixelRepresentation, but programs write either: 63536 stands for -2000 where voxels have 16
-bits and a sign, and the other way round. It is compared as voxels are, bit by bit.
+PixelPaddingValue (0028,0120) is in stored units; with PixelPaddingRangeLimit (0028,0121) it is one end of a
+range. Its sign should follow PixelRepresentation, but programs write either: 63536 stands for -2000 if voxels
+are signed with 16 bits, and the reverse. Both are therefore compared as bit patterns of a voxel.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Padding:
-    """Stored values from `low` to `high`, both included, that mean nothing."""
+    """The range of stored values that mark padding: `low` to `high`, both included."""
 
     low: int
     high: int
 
     def mask(self, stored: Array) -> npt.NDArray[np.bool_]:
-        """Which voxels hold nothing."""
+        """Return the mask of padding voxels, in the shape of `stored`."""
         if self.low == self.high:
             return np.asarray(stored == self.low)
         return np.asarray((stored >= self.low) & (stored <= self.high))
 
     def words(self, slope: float, intercept: float) -> str:
-        """As it is stated, and as values."""
+        """Return the stored and the rescaled range as text for notes."""
         ends = sorted({self.low, self.high})
         values = sorted(end * slope + intercept for end in ends)
         stated, means = " to ".join(map(str, ends)), " to ".join(f"{value:g}" for value in values)
@@ -41,10 +41,10 @@ class Padding:
 
 
 def stated_padding(header: Any, slope: float, intercept: float) -> Padding | None:
-    """The padding of an image.
+    """Return the padding range that a header states.
 
-    None where none is stated, or none that its bits can hold, or one that is 0 once it is rescaled: that is
-    background already, which the crop to non-zero voxels lives by.
+    It is None if no padding is stated, if BitsStored bits cannot hold it, or if it contains 0 after
+    rescaling: such padding is background already, and the crop to non-zero voxels depends on it.
     """
     ends = [header.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if not isinstance(ends[0], int):
@@ -61,27 +61,29 @@ def stated_padding(header: Any, slope: float, intercept: float) -> Padding | Non
 
 
 def _as_stored(value: int, bits: int, is_signed: bool) -> int:
-    """What the same bits are as a voxel."""
+    """Reinterpret the low `bits` bits of a value as a stored voxel."""
     value &= (1 << bits) - 1
     return value - (1 << bits) if is_signed and value >> bits - 1 else value
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one pass over a series found: voxels that are padding, and the lowest value of all others."""
+    """The result of a pass over a series: the number of padding voxels, and the lowest other value."""
 
     count: int
     lowest: Any
-    """None where there is no other voxel."""
+    """In units of the values passed; None if every voxel is padding."""
 
 
 def find_lowest(slices: Iterable[tuple[Array, npt.NDArray[np.bool_] | None]], is_falling: bool) -> Found:
-    """Look at each slice, with the mask of its padding where it states one.
+    """Count the padding voxels of all slices, and find the lowest value of the others.
 
     Parameters
     ----------
+    slices : iterable of (array, mask)
+        Values and padding mask of each slice; the mask is None if the slice states no padding.
     is_falling : bool
-        Whether values fall as stored values rise, so that the highest stored one is the lowest value.
+        Whether the slope is negative, so that the highest stored value is the lowest value.
     """
     count, ends = 0, []
     for values, mask in slices:

@@ -1,6 +1,6 @@
-"""One DICOM file, read by pydicom whether it has preamble, mark and meta group or not.
+"""This module reads one DICOM file with pydicom, with or without preamble, prefix and meta group.
 
-In: a path, or a file that is open, and options of pydicom. Out: a data set that states its transfer syntax.
+In: a path or an open file, and options of pydicom. Out: a data set that states its transfer syntax.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from voxelmill.inputs.readers.dicom.dicom_files import is_bare
 
-_SYNTAXES = {  # by whether types of values are implied, and the least byte comes first
+_SYNTAXES = {  # by (implicit VR, little endian)
     (True, True): ImplicitVRLittleEndian,
     (False, True): ExplicitVRLittleEndian,
     (False, False): ExplicitVRBigEndian,
@@ -21,9 +21,18 @@ _SYNTAXES = {  # by whether types of values are implied, and the least byte come
 
 
 def read_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
-    """`pydicom.dcmread` with some options; `file` is the same file, which then stands where it stopped.
+    """Read a data set with `pydicom.dcmread`.
 
-    What does not state its transfer syntax is not compressed, and is what pydicom found it to be.
+    A file without TransferSyntaxUID is not compressed; it gets the syntax that pydicom detected.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    file : BinaryIO, optional
+        The same file, open; afterwards its position is where reading stopped.
+    **options
+        Further arguments of `pydicom.dcmread`.
     """
     data = pydicom.dcmread(path if file is None else file, force=is_bare(path), **options)
     if "TransferSyntaxUID" not in data.file_meta and data.original_encoding in _SYNTAXES:

@@ -1,6 +1,6 @@
-"""Calls of pydicom of whose warnings and messages nobody hears: they quote values of tags.
+"""Silence pydicom: its warnings and log messages quote tag values, which may name a patient.
 
-In: a block of code. Out: nothing. Errors pass through; whoever calls turns them into words without values.
+In: a block of code. Out: nothing. Exceptions pass through; the caller words them without values.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _inside = 0
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Ignore all warnings while any thread is within.
+    """Ignore all warnings while any thread is inside.
 
-    Python's filters belong to the process: the first thread in sets them, the last one out restores them.
+    Warning filters are global to the process: the first thread in sets them, the last one out restores them.
     """
     _enter()
     try:

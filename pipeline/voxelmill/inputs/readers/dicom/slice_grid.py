@@ -1,7 +1,7 @@
-"""The slices of a DICOM series -> one regular grid; what is not regular is refused, or repaired by a setting.
+"""The regular grid of a DICOM series; irregular series are refused, or repaired by a setting.
 
-In: slices of one series, and what the caller accepts. Out: a `Grid`. Decodes nothing. Messages name slices by
-position and InstanceNumber.
+In: the slices of one series, and the accepted repairs. Out: a `Grid`. No pixels are decoded. Messages name
+slices by position and InstanceNumber.
 """
 
 from __future__ import annotations
@@ -29,19 +29,26 @@ from voxelmill.inputs.readers.shared.uneven_slices import (
 
 Vector = npt.NDArray[np.float64]
 
-ROUNDING_MM = 0.021  # positions are one where they differ by less, and by less than SAME_GRID of a pixel
+ROUNDING_MM = 0.021
+"""Positions that differ by this or less, and by at most `SAME_GRID` pixels, count as the same."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular grid, and where its slices come from.
+    """A regular grid, and the source of each of its slices.
 
     Attributes
     ----------
     slices : sequence of Slice
-        What is there, in order of position along the normal.
+        The existing slices, in order of position along the normal.
     places : sequence of Between
-        For each slice of the grid, which of `slices` it is, or which two it lies between.
+        For each slice of the grid, the one of `slices` it is, or the two it lies between.
+    geometry : Geometry
+        The grid.
+    notes : tuple of str
+        Notes for the user, such as small deviations.
+    repairs : tuple of Repair
+        What the settings accepted and changed.
     """
 
     slices: Sequence[Slice]
@@ -52,20 +59,19 @@ class Grid:
 
 
 def make_grid(series: Sequence[Slice], hints: Hints) -> Grid:
-    """Sort slices along their normal, and make the grid that they lie on.
+    """Sort slices along their normal, and build the grid they lie on.
 
-    Where the gantry was tilted and that shall be undone, the grid is sheared: its third axis goes from slice
-    to slice, and is not at right angles to the planes.
+    If the gantry was tilted and repair.shear is "undo", the grid is sheared: its third axis runs from slice
+    to slice and is not perpendicular to the planes.
 
     Raises
     ------
     FormatError
         If a slice cannot be part of a series, or asks for more bytes than its file can hold.
     SpacingError
-        If positions repeat or steps differ, or a single slice states no thickness.
+        If positions repeat, steps differ, or a single slice states no thickness.
     GeometryError
-        If the gantry is tilted, slices lie beside the others, or differ in orientation or in the distance
-        between pixels.
+        If the gantry is tilted, or slices are displaced sideways, or differ in orientation or pixel spacing.
     """
     _check_files(series)
     row, column, normal = axes(series[0])
@@ -88,13 +94,13 @@ def make_grid(series: Sequence[Slice], hints: Hints) -> Grid:
 
 
 def _origin(piece: Slice, first: float, third: Vector, normal: Vector) -> Sequence[float]:
-    """Where the grid begins: at the first slice, unless the best grid begins beside it."""
+    """Return the origin (x, y, z): the first slice, or the start of the fitted grid near it."""
     shift = first - piece.along(normal)
     return (np.asarray(piece.position) + shift * third).tolist() if shift else piece.position
 
 
 def _off_grid(series: Sequence[Slice], off: Vector) -> tuple[str, ...]:
-    """A note on the slice that lies farthest from its place."""
+    """Return a note on the slice that lies farthest from its place on the grid."""
     worst = int(np.argmax(off))
     if off[worst] <= ROUNDING:
         return ()
@@ -140,7 +146,7 @@ def _burned_in(series: Sequence[Slice]) -> tuple[str, ...]:
 def _take_first(
     series: Sequence[Slice], normal: Vector, choice: str
 ) -> tuple[list[Slice], tuple[Repair, ...]]:
-    """One slice of each position, that of the lowest InstanceNumber; several are refused or recorded."""
+    """Keep the lowest InstanceNumber of each position; duplicates are refused or recorded."""
     same = min(ROUNDING_MM, SAME_GRID * min(series[0].spacing))
     groups: list[list[Slice]] = []
     for piece in series:
@@ -174,9 +180,9 @@ class _Stack:
     Attributes
     ----------
     first, step : float
-        Millimetres along the normal.
+        In millimetres along the normal.
     off : array
-        For each slice that is there, in steps, how far it lies from its place; 0 where all were made even.
+        Signed distance of each existing slice from its place, in steps; 0 after resampling to even steps.
     """
 
     places: Sequence[Between]
@@ -187,7 +193,7 @@ class _Stack:
 
 
 def _stack(series: Sequence[Slice], normal: Vector, hints: Hints) -> _Stack:
-    """Where the slices of an even grid come from; steps that differ are refused or recorded."""
+    """Fit an even grid along the normal; uneven steps are refused or recorded as a repair."""
     positions = [s.along(normal) for s in series]
     if len(series) == 1:
         return _Stack([Between(0)], positions[0], _thickness(series[0], hints), np.zeros(1))
@@ -204,7 +210,7 @@ def _stack(series: Sequence[Slice], normal: Vector, hints: Hints) -> _Stack:
 
 
 def _make_even(positions: Sequence[float], choice: str) -> tuple[_Stack | None, bool]:
-    """An even grid by the setting, if it makes one, and whether slices that are missing can be put in."""
+    """Return the even grid that repair.irregular allows, if any, and whether "fill" is possible."""
     filled = fill_gaps(positions)
     if choice == "fill" and filled is not None:
         places, even = filled
@@ -228,14 +234,14 @@ def _what_was_made(made: _Stack, positions: Sequence[float], between: str, hints
 
 
 def _odd_step(positions: Sequence[float]) -> int:
-    """The first step that no even grid has, or the oddest one where they add up."""
+    """Return the first step too uneven for any grid, or the most uneven one if deviations only add up."""
     odd = np.abs(np.diff(positions) - median_step(positions))
     beyond = np.flatnonzero(odd > 2 * SAME_GRID * median_step(positions))
     return int(beyond[0] if len(beyond) else odd.argmax())
 
 
 def _way_out(choice: str, can_be_filled: bool) -> str:
-    """What can be done besides restoring the series."""
+    """Return the advice besides restoring the series."""
     if choice == "resample":
         return f"take away what lies far off: even steps would make over {MOST_MADE} times as many slices"
     if can_be_filled:

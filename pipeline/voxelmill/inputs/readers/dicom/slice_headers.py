@@ -1,7 +1,7 @@
-"""DICOM headers -> records of slices: where each lies and how its values are stored.
+"""Slice records made from DICOM headers: the position of each slice and the storage of its values.
 
-In: paths of DICOM files. Out: a `Slice` each, or one for each frame. Reads headers only, and of them the tags
-listed here. Messages name slices by position, InstanceNumber and frame.
+In: paths of DICOM files. Out: a `Slice` per file, or per frame. This module reads headers only, and only the
+tags listed here. Messages name slices by position, InstanceNumber and frame.
 """
 
 from __future__ import annotations
@@ -59,17 +59,46 @@ TAGS = [
     "SliceThickness",
     "SpacingBetweenSlices",
 ]
+"""The tags that are read; everything else, such as names and dates, is never loaded."""
+
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-_MAX_RATIO, _MAX_SMALL = 4096, 1 << 16  # bytes decoded from one, and besides: no codec makes more of an image
+# upper bound of what any codec decodes: bytes per stored byte, plus a constant for tiny images
+_MAX_RATIO, _MAX_SMALL = 4096, 1 << 16
 _UNREADABLE = (InvalidDicomError, ValueError, TypeError, LookupError, AttributeError, EOFError)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One DICOM file, or one frame of it: what is said of where it lies and how its values are stored.
+    """The header of one DICOM file, or of one frame of it.
 
-    Vectors are DICOM's own x, y, z; `spacing` is in rows (y), columns (x). `frame` counts from 0 and is None
-    where the file describes no frames; `pixel_bytes` are those of the whole file, decoded.
+    Vectors are x, y, z in millimetres, in DICOM's patient coordinates (LPS).
+
+    Attributes
+    ----------
+    frame : int or None
+        From 0; None if the file describes no frames.
+    uid : str
+        SeriesInstanceUID, which never goes into messages.
+    number : int or None
+        InstanceNumber.
+    shape : (rows, columns)
+        In pixels: y, x.
+    spacing : (rows, columns)
+        PixelSpacing in millimetres: y, x.
+    thickness : float or None
+        SpacingBetweenSlices, or else SliceThickness, in millimetres.
+    slope, intercept : float
+        ``value = stored * slope + intercept``.
+    dtype : str
+        Type of the stored values, as NumPy names it, such as "i2".
+    pixel_bytes : int
+        Decoded size of the pixels of the whole file.
+    file_bytes : int
+        Size of the file.
+    syntax : str
+        Name of the transfer syntax.
+    problem : str or None
+        Why the image cannot be part of a volume.
     """
 
     path: Path
@@ -96,18 +125,31 @@ class Slice:
     problem: str | None
 
     def along(self, normal: npt.NDArray[np.float64]) -> float:
-        """Millimetres along the normal of the series."""
+        """Return the position along a unit normal, in millimetres."""
         return float(np.dot(self.position, normal))
 
     @property
     def asks_too_much(self) -> bool:
-        """Whether its pixels are more bytes than its file can hold."""
+        """Whether the header asks for more pixels than the file can hold."""
         ratio, besides = (_MAX_RATIO, _MAX_SMALL) if self.is_compressed else (1, 0)
         return self.pixel_bytes > ratio * self.file_bytes + besides
 
 
 def read_slices(paths: Iterable[Path]) -> tuple[list[Slice], tuple[str, ...]]:
-    """The headers of all files that hold an image, and a note on those that are none, such as reports."""
+    """Read the headers of all files that hold an image.
+
+    Returns
+    -------
+    slices : list of Slice
+        One per file or frame, in the order of the files.
+    notes : tuple of str
+        A note on files that are no images, such as reports.
+
+    Raises
+    ------
+    FormatError
+        If a header cannot be read.
+    """
     slices, others = list[Slice](), 0
     for index, path in enumerate(paths, 1):
         try:
@@ -128,7 +170,7 @@ def read_slices(paths: Iterable[Path]) -> tuple[list[Slice], tuple[str, ...]]:
 
 
 def _is_image(header: Any) -> bool:
-    """Whether a file says that it is an image; one that ends before it says what it is raises ValueError."""
+    """Return whether a file is an image; raise ValueError if it ends before its SOP class or rows."""
     kind = header.get("SOPClassUID") or getattr(header.file_meta, "MediaStorageSOPClassUID", None)
     if "Rows" in header:
         return True
@@ -138,9 +180,14 @@ def _is_image(header: Any) -> bool:
 
 
 def axes(piece: Slice) -> tuple[npt.NDArray[np.float64], ...]:
-    """Unit vectors along a row, along a column, and from slice to slice.
+    """Return unit vectors along a row, along a column, and from slice to slice (normal), each x, y, z.
 
-    They are at right angles: headers that are written with three or four decimals are a little off.
+    They are made orthogonal, because headers written with three or four decimals are slightly off.
+
+    Raises
+    ------
+    GeometryError
+        If ImageOrientationPatient is not two vectors at right angles.
     """
     row, column = np.reshape(piece.orientation, (2, 3))
     lengths = np.linalg.norm(row) * np.linalg.norm(column)
@@ -154,14 +201,14 @@ def axes(piece: Slice) -> tuple[npt.NDArray[np.float64], ...]:
 
 
 def describe(piece: Slice) -> str:
-    """A slice as messages name it."""
+    """Return the name of a slice in messages."""
     z = f"{piece.along(axes(piece)[2]):.2f} mm" if piece.orientation else "an unknown position"
     frame = "" if piece.frame is None else f", frame {piece.frame + 1}"
     return f"the slice at {z} (InstanceNumber {piece.number}{frame})"
 
 
 def _slices(path: Path, header: Any) -> list[Slice]:
-    """One for each frame; one with a problem where frames are not described."""
+    """Return a slice per frame, or one slice with a problem if the frames are not described."""
     frames = [_slice(path, frame, number) for number, frame in enumerate(split(header))]
     return frames or [_slice(path, header, None)]
 
@@ -204,7 +251,7 @@ def _slice(path: Path, header: Any, frame: int | None) -> Slice:
 
 
 def _required(header: Any, name: str) -> Any:
-    """The value of an element; KeyError where it is not there."""
+    """Return the value of an element; raise KeyError if it is missing."""
     return header[name].value
 
 
@@ -213,7 +260,7 @@ def _number(value: Any, default: float) -> float:
 
 
 def _problem(header: Any, frame: int | None) -> str | None:
-    """Why an image cannot be part of a series of slices, or None."""
+    """Return why an image cannot be part of a volume, or None."""
     photometric = str(header.get("PhotometricInterpretation", ""))
     frames, described = count_frames(header), len(header.get(EACH) or ())
     if frame is None and (frames > 1 or described):

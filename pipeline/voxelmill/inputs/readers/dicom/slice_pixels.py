@@ -1,6 +1,6 @@
-"""The stored values of one DICOM slice: all that its file holds, or one of its file's frames.
+"""This module decodes one DICOM slice: a single-frame file, or one frame of a multi-frame file.
 
-In: a `Slice`. Out: its plane of integers. Of a file of many frames, only the one that is asked for is read.
+In: a `Slice`. Out: its plane of stored integers. Of a multi-frame file only the requested frame is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DECODERS = {
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
     **dict.fromkeys((JPEG2000Lossless, JPEG2000), "pylibjpeg"),
 }
-"""Pixel handlers where pydicom would take GDCM, which ends the process over some damaged slices."""
+"""Decoding plugins to use instead of GDCM, which kills the process on some damaged slices."""
 
 _TAGS = [
     "BitsAllocated",
@@ -43,7 +43,7 @@ _TAGS = [
 
 @dataclass(frozen=True)
 class _Frames:
-    """A file's frames: where they begin, and what a decoder of pydicom needs to know of them."""
+    """The frames of a file: the byte at which they begin, and the options of pydicom's decoder."""
 
     path: Path
     begin: int
@@ -52,25 +52,25 @@ class _Frames:
 
 
 class Pixels:
-    """Decodes slices; what was learned of the last file of many frames is kept for the next of them."""
+    """A decoder of slices, which caches the header of the last multi-frame file."""
 
     def __init__(self) -> None:
         self._latest: _Frames | None = None
 
     def decode(self, piece: Slice) -> npt.NDArray[Any]:
-        """Stored values, (rows, columns).
+        """Return the stored values of a slice, shape (rows, columns).
 
         Raises
         ------
         FormatError
-            If they do not decode, or not to what the header says.
+            If the pixels do not decode, or not to integers of the shape that the header states.
         """
         try:
             with quiet():
                 pixels = _only(piece.path) if piece.frame is None else self._frame(piece.path, piece.frame)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # of a pixel handler, a panic of Rust's too; it may quote names
+        except BaseException as error:  # a plugin may raise anything, even a Rust panic, and may quote names
             raise FormatError(
                 f"{describe(piece)} does not decode from {piece.syntax} ({type(error).__name__}). "
                 "Restore the file from its source."
@@ -83,7 +83,7 @@ class Pixels:
         return pixels
 
     def _frame(self, path: Path, index: int) -> npt.NDArray[Any]:
-        found = self._latest  # another thread may be at another file
+        found = self._latest  # a local copy: another thread may replace it
         if found is None or found.path != path:
             found = self._latest = _find_frames(path)
         return _decode_frame(found, index)
@@ -97,7 +97,7 @@ def _only(path: Path) -> npt.NDArray[Any]:
 
 
 def _find_frames(path: Path) -> _Frames:
-    """Read what stands before the frames of a file."""
+    """Read the header of a file, up to its frames."""
     with path.open("rb") as file:
         header = read_dicom(path, file, stop_before_pixels=True, specific_tags=list(_TAGS))
         syntax = header.file_meta.TransferSyntaxUID
@@ -106,7 +106,7 @@ def _find_frames(path: Path) -> _Frames:
 
 
 def _pixel_element(file: BinaryIO, syntax: UID) -> dict[str, str]:
-    """Read the head of the element that holds the pixels; the file stands at its value then."""
+    """Read the tag and length of the PixelData element; the file is then at its value."""
     order = "<" if syntax.is_little_endian else ">"
     group, element, kind = struct.unpack(f"{order}HH4s", file.read(8))
     if (group, element) != (0x7FE0, 0x0010):
@@ -118,7 +118,7 @@ def _pixel_element(file: BinaryIO, syntax: UID) -> dict[str, str]:
 
 
 def _decode_frame(frames: _Frames, index: int) -> npt.NDArray[Any]:
-    """One frame, counted from 0."""
+    """Decode one frame, counted from 0."""
     with frames.path.open("rb") as file:
         file.seek(frames.begin)
         plugin = DECODERS.get(frames.syntax, "")
