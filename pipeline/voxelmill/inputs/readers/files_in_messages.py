@@ -1,4 +1,4 @@
-"""Maps phrases used in messages, such as "DICOM file 21 in the order of names", to the files they mean.
+"""The files that phrases in messages mean, such as "DICOM file 21 in the order of names".
 
 In: the path of an image. Out: pairs of phrase and file. This module reads file names and, for DICOM, headers;
 files that cannot be read are skipped.

@@ -1,4 +1,4 @@
-"""The registry of image formats: recognises the format of a path and opens it as a lazily read volume.
+"""The registry of image formats, which opens any path of a known format as a lazily read volume.
 
 In: a path. Out: a `Volume`. Each format is one module with a function ``open_volume(path, hints)`` and one
 row in `FORMATS`. The libraries of a format are imported when its first file is opened.

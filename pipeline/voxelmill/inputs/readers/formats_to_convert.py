@@ -1,6 +1,6 @@
 """Microscopy formats that voxelmill does not read, and the programs that convert them.
 
-In: a file name ending. Out: text for messages. Opens no file.
+In: a file name ending. Out: text for messages. It opens no file.
 """
 
 from __future__ import annotations

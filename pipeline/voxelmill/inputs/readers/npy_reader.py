@@ -1,6 +1,6 @@
 """The reader for NumPy's .npy files, memory-mapped: (z, y, x) or (c, z, y, x).
 
-In: a path, and a spacing, which .npy cannot state. Out: a volume with identity direction. Never unpickles.
+In: a path, and a spacing, which .npy cannot state. Out: a volume with identity direction. It never unpickles.
 """
 
 from __future__ import annotations

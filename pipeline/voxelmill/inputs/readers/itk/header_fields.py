@@ -1,6 +1,6 @@
-"""Fields of text headers, looked at before ITK does: it ends the process, or prints, over some wrong ones.
+"""Checks of text header fields before ITK parses them: some wrong ones crash the process or make ITK print.
 
-In: names and texts. Out: numbers, or a `FormatError` that names the field. Knows no format.
+In: names and texts of fields. Out: numbers, or a `FormatError` that names the field. It knows no format.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from voxelmill.basics.errors import FormatError
 
 MOST_LENGTH = 500
-"""Characters of a field; ITK's NRRD library writes past its buffer when it complains of twice as many."""
+"""Longest field in characters; at twice as many, ITK's NRRD library overruns its message buffer."""
 
 _NUMBER = re.compile(r"[^\s(),]+")
-_WORD = re.compile(r"(?<![\w.])[^\W\d][\w.-]{3,}")  # could be of a file's name where numbers should be
+_WORD = re.compile(r"(?<![\w.])[^\W\d][\w.-]{3,}")  # may be part of a file name
 
 
 def add_field(fields: dict[str, str], key: str, value: str) -> None:
-    """Note a field of a header.
+    """Add a field of a header.
 
     Raises
     ------
     FormatError
-        If it is there already, so that programs differ in which they take, or is too long for any number.
+        If it occurs twice, where programs differ in the one they take, or exceeds `MOST_LENGTH`.
     """
     if key in fields or len(value) > MOST_LENGTH:
         fault = "is there twice" if key in fields else f"is longer than {MOST_LENGTH} characters"
@@ -33,7 +33,7 @@ def add_field(fields: dict[str, str], key: str, value: str) -> None:
 
 
 def integer(fields: Mapping[str, str], key: str) -> int:
-    """A whole number from a header; 0 where it is not stated."""
+    """Return an integer field of a header; 0 if it is not stated."""
     try:
         return int(fields.get(key, "0"))
     except ValueError:
@@ -41,7 +41,7 @@ def integer(fields: Mapping[str, str], key: str) -> int:
 
 
 def number_of_axes(fields: Mapping[str, str], key: str, what: str) -> int:
-    """Two to four, which are read; `what` names the format."""
+    """Return the number of axes, 2 to 4; `what` names the format in messages."""
     axes = integer(fields, key)
     if not 2 <= axes <= 4:
         raise FormatError(f"{key} in the {what} header is {axes}; 2 to 4 are read. Mend the header.")
@@ -49,7 +49,7 @@ def number_of_axes(fields: Mapping[str, str], key: str, what: str) -> int:
 
 
 def sizes(fields: Mapping[str, str], key: str, axes: int) -> list[int]:
-    """The numbers of voxels along axes, each at least 1."""
+    """Return the number of voxels along each axis, at least 1."""
     found = fields.get(key, "").split()
     values = [int(n) for n in found if n.isascii() and n.isdecimal()]
     if len(found) != axes or len(values) != axes or min(values) < 1 or math.prod(values) >= 2**63:
@@ -61,7 +61,7 @@ def sizes(fields: Mapping[str, str], key: str, axes: int) -> list[int]:
 
 
 def check_numbers(fields: Mapping[str, str], key: str, count: int) -> None:
-    """Refuse a field, where it is there, that is not so many finite numbers."""
+    """Refuse a field that is present but is not `count` finite numbers."""
     found = _NUMBER.findall(fields.get(key, ""))
     if key in fields and not (len(found) == count and all(map(_is_finite, found))):
         raise FormatError(
@@ -78,7 +78,7 @@ def _is_finite(text: str) -> bool:
 
 
 def _numbers(text: str) -> str:
-    """What stands where numbers should be; words that are long enough to be a name are left out."""
+    """Quote text found in place of numbers, without words long enough to be a name."""
     return _quoted(_WORD.sub("...", text))
 
 

@@ -1,7 +1,6 @@
-"""Grids of MetaImage and NRRD files, as ITK understands them.
+"""Grids of MetaImage and NRRD files, as ITK reads them, so that conventions and defaults are ITK's own.
 
-In: a path and what its own header says of the bytes. Out: a `Geometry`, so that conventions and their
-defaults are ITK's own. Reads no voxel.
+In: a path. Out: a `Header` with a `Geometry`. No voxel is read.
 """
 
 from __future__ import annotations
@@ -19,7 +18,17 @@ from voxelmill.basics.geometry import Geometry
 
 @dataclass(frozen=True)
 class Header:
-    """What ITK says of an image: `size` in x, y, z and the channels of a voxel or along a fourth axis."""
+    """The grid and the channels of an image.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        The grid of the first three axes.
+    channels : int
+        Values per voxel, or length of the fourth axis.
+    is_interleaved : bool
+        Whether the channels of a voxel lie together.
+    """
 
     geometry: Geometry
     channels: int
@@ -27,7 +36,13 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Let ITK read the header of a file."""
+    """Read the header of a file with ITK.
+
+    Raises
+    ------
+    FormatError
+        If ITK cannot read it, or it does not have two or three axes, besides channels or time points.
+    """
     sitk: Any = import_module("SimpleITK")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))

@@ -1,6 +1,6 @@
-"""MetaImage: .mhd with its data file or files, and .mha.
+"""The reader for MetaImage: .mhd with its data file or files, and .mha.
 
-In: a path. Out: a volume. ITK reads the grid; where the bytes are is read here from the same header.
+In: a path. Out: a volume. ITK reads the grid; the location of the bytes is read here from the same header.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TYPES = {
     "MET_USHORT": "u2",
     "MET_INT": "i4",
     "MET_UINT": "u4",
-    "MET_LONG": "i4",  # four bytes in files, on every system
+    "MET_LONG": "i4",  # four bytes on disk, on every system
     "MET_ULONG": "u4",
     "MET_LONG_LONG": "i8",
     "MET_ULONG_LONG": "u8",
@@ -62,7 +62,7 @@ def open_volume(path: Path, hints: Hints) -> Volume:
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
-    """The files that a header names and that are there; see `voxelmill.inputs.readers.formats.data_files`."""
+    """Return the existing files that a header names; see `voxelmill.inputs.readers.formats.data_files`."""
     fields, end = _read_fields(path)
     stated = fields["ElementDataFile"]
     if voxels_in_several_files.is_several(stated):
@@ -72,7 +72,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 
 def _open_pieces(path: Path, fields: dict[str, str], end: int) -> Volume:
-    """A volume whose slices lie in several files."""
+    """Open a volume whose slices lie in several files."""
     _check_fields(fields)
     names, count = _names(path, fields, end)
     files = voxels_in_several_files.find_pieces(path, names, count)
@@ -82,7 +82,7 @@ def _open_pieces(path: Path, fields: dict[str, str], end: int) -> Volume:
 
 
 def _names(path: Path, fields: dict[str, str], end: int) -> tuple[Iterator[str], int]:
-    """The names of the data files, and how many are needed."""
+    """Return the names of the data files, and their number by DimSize."""
     axes = number_of_axes(fields, "NDims", "MetaImage")
     lengths = sizes(fields, "DimSize", axes)
     stated = fields["ElementDataFile"]
@@ -98,12 +98,12 @@ def _names(path: Path, fields: dict[str, str], end: int) -> tuple[Iterator[str],
 
 
 def _numbers(stated: str, count: int) -> tuple[str, range]:
-    """``name%d.raw first last step``, of which the numbers may be missing: from 1 on, one by one."""
+    """Parse ``name%d.raw first last step``; missing numbers default to 1, `count` files, and step 1."""
     pattern, *words = stated.split()
     try:
         numbers = [int(word) for word in words]
     except ValueError:
-        numbers = [0] * 4
+        numbers = [0] * 4  # too many, and so refused below
     first = numbers[0] if numbers else 1
     step = numbers[2] if len(numbers) > 2 else 1
     last = numbers[1] if len(numbers) > 1 else first + count - 1
@@ -116,7 +116,7 @@ def _numbers(stated: str, count: int) -> tuple[str, range]:
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
-    """The lines ``Key = value``, and the byte at which they end: ElementDataFile is the last."""
+    """Return the lines ``Key = value``, and the byte at which they end; ElementDataFile is the last."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         while "ElementDataFile" not in fields:
@@ -131,7 +131,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _check_fields(fields: dict[str, str]) -> None:
-    """Refuse numbers that are none before ITK sees them."""
+    """Refuse malformed numbers before ITK parses them."""
     axes = number_of_axes(fields, "NDims", "MetaImage")
     sizes(fields, "DimSize", axes)
     _dtype(fields)
@@ -150,12 +150,12 @@ def _data_file(path: Path, fields: dict[str, str]) -> Path:
     if not name:
         raise FormatError("ElementDataFile in the MetaImage header is empty. Mend the header.")
     data = path if name.upper() == "LOCAL" else data_file(path, name)
-    data.stat()  # a missing file is told apart from a wrong header
+    data.stat()  # raises FileNotFoundError: a missing file is not a wrong header
     return data
 
 
 def _packing(data: Path, fields: dict[str, str], end: int, header: Header, count: int) -> Packing:
-    """Where the voxels lie in a file, which is one of so many."""
+    """Return the place and layout of the voxels in a file, one of `count` files."""
     dtype = _dtype(fields)
     codec = "zlib" if _is_true(fields.get("CompressedData", "False")) else None
     if not _is_true(fields.get("BinaryData", "True")):
@@ -166,7 +166,7 @@ def _packing(data: Path, fields: dict[str, str], end: int, header: Header, count
 
 
 def _offset(data: Path, fields: dict[str, str], expected: int) -> int:
-    """HeaderSize: bytes before the data; -1 means that the data end the file."""
+    """Return HeaderSize, the bytes before the data; -1 means that the data are at the end of the file."""
     skipped = integer(fields, "HeaderSize")
     return skipped if skipped >= 0 else max(data.stat().st_size - expected, 0)
 

@@ -1,6 +1,6 @@
-"""The grid of a NRRD file with an axis of layers, from its own fields: ITK does not read all of them.
+"""The grid of a NRRD file with a layer axis, computed here because ITK does not read all such files.
 
-In: fields of a header. Out: a `Header`, or nothing where they state no grid of that kind. Reads no file.
+In: fields of a header. Out: a `Header`, or None if they state no such grid. No file is read.
 """
 
 from __future__ import annotations
@@ -23,21 +23,31 @@ _SPACES = {
     "left-anterior-superior": (1, -1, 1),
     "las": (1, -1, 1),
 }
-"""What turns an axis of the world into ITK's."""
+"""Signs (x, y, z) that turn a NRRD space into ITK's LPS world."""
 
 _VECTOR = re.compile(r"none|\([^()]*\)", re.IGNORECASE)
 _NO_VECTOR = re.compile(r"none|\(\s*nan\s*,\s*nan\s*,\s*nan\s*\)", re.IGNORECASE)
 
 
 def layered_grid(fields: Mapping[str, str]) -> Header | None:
-    """The grid of three axes that have a direction, where the fourth, first or last, has none.
+    """Return the grid of the three axes with a direction, if the first or last of four axes has none.
+
+    Parameters
+    ----------
+    fields : mapping of str to str
+        The lines ``field: value``, names in lower case without blanks.
+
+    Returns
+    -------
+    Header or None
+        None if the fields state no such grid.
 
     Raises
     ------
     FormatError
-        If a number is none.
+        If a number is malformed.
     GeometryError, SpacingError
-        If the axes make no grid.
+        If the axes do not span a grid.
     """
     signs = _SPACES.get(fields.get("space", "").lower())
     vectors = _VECTOR.findall(fields.get("spacedirections", ""))
@@ -50,6 +60,7 @@ def layered_grid(fields: Mapping[str, str]) -> Header | None:
     known = {"space directions": " ".join(vectors), "space origin": fields.get("spaceorigin", "(0,0,0)")}
     check_numbers(known, "space directions", 9)
     check_numbers(known, "space origin", 3)
+    # a row of the field is the direction of one axis, in x, y, z; `columns` has them as columns
     columns = (_numbers(known["space directions"]).reshape(3, 3) * signs).T
     spacing = np.linalg.norm(columns, axis=0)
     direction = columns / np.where(spacing > 0, spacing, 1)

@@ -1,7 +1,7 @@
-"""NRRD: .nrrd, and .nhdr with its data file or files.
+"""The reader for NRRD: .nrrd, and .nhdr with its data file or files.
 
-In: a path. Out: a volume. ITK reads the grid, but for layers of segments; where the bytes are is read here
-from the same header.
+In: a path. Out: a volume. ITK reads the grid, except for layers of segments; the location of the bytes is
+read here from the same header.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _CODECS = {
     **dict.fromkeys(["ascii", "txt", "text"], "decimal"),
     "hex": "hex",
 }
-_ON_GRID = ("domain", "space", "time", "none", "???")  # kinds of axes that ITK takes for the grid's
+_ON_GRID = ("domain", "space", "time", "none", "???")  # kinds that ITK treats as axes of the grid
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
@@ -84,7 +84,7 @@ def _merged(layers: Volume, segments: Sequence[Segment], is_label: bool) -> Volu
 
 
 def data_files(path: Path) -> tuple[Path, ...]:
-    """The files that a header names and that are there; see `voxelmill.inputs.readers.formats.data_files`."""
+    """Return the existing files that a header names; see `voxelmill.inputs.readers.formats.data_files`."""
     fields, _, end = _read_fields(path)
     stated = fields.get("datafile", "")
     if voxels_in_several_files.is_several(stated):
@@ -94,14 +94,14 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
-    """The lines ``field: value``, names without blanks, those ``key:=value``, and the byte where they end."""
+    """Return the lines ``field: value``, names without blanks, those ``key:=value``, and where they end."""
     fields: dict[str, str] = {}
     keys: dict[str, str] = {}
     with path.open("rb") as file:
         if not file.readline(80).startswith(b"NRRD"):
             raise FormatError("the file does not start with 'NRRD'. Restore it, or convert it again.")
         while line := file.readline(1 << 20).decode("utf-8", "surrogateescape").strip():
-            if "\r" in line:  # ITK ends a line there
+            if "\r" in line:  # ITK would end the line there
                 raise FormatError("the NRRD header has a line break that is no line's end. Mend the header.")
             if line.startswith("#"):
                 continue
@@ -113,12 +113,12 @@ def _read_fields(path: Path) -> tuple[dict[str, str], dict[str, str], int]:
             else:
                 add_field(fields, name.lower().replace(" ", ""), value.strip())
             if voxels_in_several_files.is_list(fields.get("datafile", "")):
-                break
+                break  # names of files follow
         return fields, keys, file.tell()
 
 
 def _check_fields(fields: dict[str, str]) -> None:
-    """Refuse numbers that are none before ITK sees them."""
+    """Refuse malformed numbers before ITK parses them."""
     axes = number_of_axes(fields, "dimension", "NRRD")
     sizes(fields, "sizes", axes)
     _dtype(fields)
@@ -129,7 +129,7 @@ def _check_fields(fields: dict[str, str]) -> None:
 
 
 def _header(path: Path, fields: dict[str, str]) -> Header:
-    """The grid as ITK reads it, and where the channels are in the file."""
+    """Return the grid as ITK reads it, and the place of the channels in the file."""
     header = read_header(path)
     header = replace(header, is_interleaved=header.is_interleaved and not _is_vector_last(fields))
     _check_axes(fields, header)
@@ -137,7 +137,7 @@ def _header(path: Path, fields: dict[str, str]) -> Header:
 
 
 def _check_axes(fields: dict[str, str], header: Header) -> None:
-    """ITK moves the axis of values to the front; the bytes lie elsewhere where it is between others."""
+    """Refuse a vector axis between others: ITK reports it first, but the bytes are ordered otherwise."""
     lengths = [int(n) for n in fields["sizes"].split()]
     kinds = fields.get("kinds", "").lower().split()
     expected = [*reversed(header.geometry.shape)]
@@ -151,13 +151,13 @@ def _check_axes(fields: dict[str, str], header: Header) -> None:
 
 
 def _is_vector_last(fields: dict[str, str]) -> bool:
-    """Whether channel lies after channel, each whole, and not voxel after voxel."""
+    """Return whether channels are stored one after another, and not interleaved."""
     kinds = fields.get("kinds", "").lower().split()
     return len(kinds) > 1 and kinds[0] in _ON_GRID and kinds[-1] not in _ON_GRID
 
 
 def _data_files(path: Path, fields: dict[str, str], end: int) -> list[Path]:
-    """The files that hold the voxels; a missing one is told apart from a wrong header."""
+    """Return the files that hold the voxels; raise FileNotFoundError if the only one is missing."""
     name = fields.get("datafile")
     if name is None:
         return [path]
@@ -169,7 +169,7 @@ def _data_files(path: Path, fields: dict[str, str], end: int) -> list[Path]:
 
 
 def _names(path: Path, fields: dict[str, str], end: int) -> tuple[Iterator[str], int]:
-    """The names of the data files, and how many are needed."""
+    """Return the names of the data files, and their number by `sizes`."""
     axes = number_of_axes(fields, "dimension", "NRRD")
     lengths, stated = sizes(fields, "sizes", axes), fields["datafile"]
     if voxels_in_several_files.is_list(stated):
@@ -188,7 +188,7 @@ def _names(path: Path, fields: dict[str, str], end: int) -> tuple[Iterator[str],
 
 
 def _numbered(stated: str, axes: int) -> tuple[int, Iterator[str]]:
-    """``name%d.raw first last step``, and perhaps the axes of each file: those, and the names."""
+    """Parse ``name%d.raw first last step``, with optional axes per file; return the axes and the names."""
     pattern, *words = stated.split()
     try:
         first, last, step, each = (
@@ -204,17 +204,17 @@ def _numbered(stated: str, axes: int) -> tuple[int, Iterator[str]]:
 
 
 def _packing(data: Path, fields: dict[str, str], end: int, header: Header, count: int) -> Packing:
-    """Where the voxels lie in a file, which is one of so many."""
+    """Return the place and layout of the voxels in a file, one of `count` files."""
     codec, dtype = _codec(fields), _dtype(fields)
     offset = _after_lines(data, end, integer(fields, "lineskip"))
     skip = integer(fields, "byteskip")
-    if codec in voxels_as_text.CODECS:  # bytes of the file, not of what its text stands for
+    if codec in voxels_as_text.CODECS:  # skip counts bytes of the file, not decoded ones
         if skip < 0:
             raise FormatError(
                 "the NRRD header has a negative byte skip, and voxels as text. Mend the header."
             )
         return Packing(data, dtype, offset + skip, 0, codec, header.is_interleaved)
-    if skip < 0:
+    if skip < 0:  # byte skip -1: the data are at the end of the file
         expected = prod(header.geometry.shape) * header.channels * dtype.itemsize // count
         skip = max(data.stat().st_size - offset - expected, 0)
     return Packing(data, dtype, offset, skip, codec, header.is_interleaved)

@@ -1,7 +1,7 @@
-"""Segmentations of 3D Slicer (seg.nrrd) with several layers: their segments, and one label of them all.
+"""Multi-layer segmentations of 3D Slicer (seg.nrrd): their segments, and the layers merged into one label.
 
-In: fields of a NRRD header, and a volume whose channels are layers. Out: segments, and a volume of one
-channel. Segments that overlap, or share a value, are refused by name: a label holds one value a voxel.
+In: fields of a NRRD header, and a volume with one channel per layer. Out: segments, and a volume of one
+channel. Segments that overlap or share a value are refused by name: a label holds one value per voxel.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from voxelmill.basics.volume import Convert, Slab, Volume, put
 from voxelmill.kernels.statistics.histogram import class_counts
 
 MOST_NAMES = 3
-"""Names that a refusal gives."""
+"""Number of segment names in a message."""
 
 MOST_LENGTH = 40
-"""Characters of a name that are shown."""
+"""Characters of a segment name in a message."""
 
 MOST_DIGITS = 19
-"""Characters of a number: longer ones are none."""
+"""Longest number in characters; anything longer is refused."""
 
 ADVICE = "Separate them in 3D Slicer, or export them as labels of their own"
 
@@ -35,7 +35,7 @@ _KEY = re.compile(r"Segment(\d{1,6})_(LabelValue|Layer|Name|ID)")
 
 @dataclass(frozen=True)
 class Segment:
-    """What a header says of a segment: its voxels hold `value` in its layer."""
+    """A segment of a header: its voxels hold `value` in channel `layer`."""
 
     name: str
     layer: int
@@ -43,9 +43,9 @@ class Segment:
 
 
 def find_segments(keys: Mapping[str, str]) -> tuple[Segment, ...]:
-    """The segments of a header, in its order; none where it is no segmentation.
+    """Return the segments of a header by their number; empty if it is not a segmentation.
 
-    Where it states no layer or value, as before Slicer 4.11, each segment is the 1 of its own layer.
+    If no layer or value is stated, as before Slicer 4.11, each segment is value 1 in its own layer.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def find_segments(keys: Mapping[str, str]) -> tuple[Segment, ...]:
     Raises
     ------
     FormatError
-        If a layer or a value is no whole number.
+        If a layer or a value is not an integer.
     """
     stated: dict[int, dict[str, str]] = {}
     for key, value in keys.items():
@@ -78,20 +78,20 @@ def _segment(number: int, fields: Mapping[str, str]) -> Segment:
 
 
 class MergedLayers(Volume):
-    """One label of all layers of a segmentation, read slab by slab; see `Volume`.
+    """All layers of a segmentation merged into one label, slab by slab; see `Volume`.
 
     Parameters
     ----------
     layers : Volume
-        A channel a layer, all of one type of integers.
+        One channel per layer, of an integer type.
     segments : sequence of Segment
-        What values mean; each keeps its value.
+        Each keeps its value.
 
     Raises
     ------
     FormatError
-        If segments share a value, or one lies in no layer; while it is read, if segments overlap, or a layer
-        holds a value of no segment.
+        If segments share a value, or one has no layer; while reading, if segments overlap, or a layer holds a
+        value that no segment has.
     """
 
     def __init__(self, layers: Volume, segments: Sequence[Segment]) -> None:
@@ -111,17 +111,17 @@ class MergedLayers(Volume):
 
     @property
     def slice_bytes(self) -> int:
-        """Bytes of one slice of all layers, and of the label."""
+        """Bytes of one slice of all layers and of the label."""
         return self._plane_bytes * (self._layers.channels + 1)
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes held beside a slab: what the layers' reader holds, a slice of a layer, and two of masks."""
+        """Bytes held beside a slab: those of the layers' reader, a slice of a layer, and masks."""
         plane = self._plane_bytes
         return self._layers.extra_bytes + plane + 3 * plane // self.dtype.itemsize
 
     def slabs(self, depth: int) -> Iterator[Slab]:
-        """Every voxel once; see `Volume.slabs`."""
+        """Yield every voxel once; see `Volume.slabs`."""
         length = self.geometry.shape[0]
         memory = np.empty((1, min(depth, length), *self.geometry.shape[1:]), self.dtype)
         for z, layers in self._read(depth):
@@ -130,7 +130,7 @@ class MergedLayers(Volume):
             yield Slab(0, z, merged)
 
     def fill(self, box: Box, out: npt.NDArray[Any], convert: Convert | None = None) -> None:
-        """Put the merged labels of a (c, z, y, x) box into `out`, slice by slice."""
+        """Read the merged labels of a (c, z, y, x) box into `out`, slice by slice."""
         if not self.is_random_access:
             return super().fill(box, out, convert)
         plane = np.empty((1, 1, *box.shape[2:]), self.dtype)
@@ -145,7 +145,7 @@ class MergedLayers(Volume):
         return height * width * self.dtype.itemsize
 
     def _read(self, depth: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Slabs (c, z, y, x) of all layers."""
+        """Yield the first slice and the data (c, z, y, x) of slabs of all layers."""
         if self._layers.together == self._layers.channels:
             yield from ((slab.z, slab.data) for slab in self._layers.slabs(depth))
             return
@@ -158,7 +158,7 @@ class MergedLayers(Volume):
             yield z, layers
 
     def _merge(self, layers: npt.NDArray[Any], out: npt.NDArray[Any], z: int) -> None:
-        """Put layers (c, z, y, x) over each other; `z` is where they begin."""
+        """Merge layers (c, z, y, x) into `out` (z, y, x); `z` is their first slice, for messages."""
         out[...] = 0
         for layer, slices in enumerate(layers):
             for i, plane in enumerate(slices):
@@ -188,7 +188,7 @@ class MergedLayers(Volume):
 
 
 def _check(segments: Sequence[Segment], layers: Volume) -> None:
-    """Refuse segments that no label can hold, before any voxel is read."""
+    """Refuse segments that cannot be merged, before any voxel is read."""
     if layers.dtype.kind not in "iu":
         raise FormatError(f"layers of segments are of type {layers.dtype}; integers are needed. {ADVICE}.")
     if layers.together != layers.channels and not layers.is_random_access:

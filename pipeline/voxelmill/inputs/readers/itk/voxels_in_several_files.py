@@ -1,6 +1,6 @@
-"""Voxels that lie in several files, one after another: their names in a list, or made by a pattern.
+"""Volumes split over several files, which a header names in a list or by a numbered pattern.
 
-In: what a header states. Out: the files, and a `PiecedVolume` of them. Knows no header of any format.
+In: the fields of a header. Out: the files, and a `PiecedVolume` of them. It knows no header of any format.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MOST_LENGTH = 4096
-"""Characters of a name in a list; longer ones are none."""
+"""Longest name in a list, in bytes."""
 
 PIECE_BYTES = 1024
-"""What is held of a file that is not open: its path, and how it is read."""
+"""Memory held per file that is not open, in bytes: its path and `Packing`."""
 
 _LIST = re.compile(r"LIST(?:\s+(\d{1,3})D?)?", re.IGNORECASE)
 _NUMBER = re.compile(r"%(0?)(\d{0,2})[diu]")
 
 
 def is_list(stated: str) -> bool:
-    """Whether the names of data files follow, instead of the name of one."""
+    """Return whether a list of data files follows, instead of the name of one."""
     return _LIST.fullmatch(stated.strip()) is not None
 
 
 def is_several(stated: str) -> bool:
-    """Whether a header states several data files, by a list or a pattern."""
+    """Return whether a header states several data files, by a list or a pattern."""
     return is_list(stated) or "%" in stated
 
 
 def axes_of_list(stated: str, default: int) -> int:
-    """How many axes each file of a list has, ``LIST 2`` or ``LIST 2D``."""
+    """Return the number of axes of each file in a list: ``LIST 2`` or ``LIST 2D``, else the default."""
     found = _LIST.fullmatch(stated.strip())
     return int(found[1]) if found and found[1] else default
 
 
 def listed(header: Path, offset: int) -> Iterator[str]:
-    """The names that follow in a header from a byte on, a line each."""
+    """Yield the file names in a header from byte `offset` on, one per line."""
     with header.open("rb") as file:
         file.seek(offset)
         while line := file.readline(MOST_LENGTH):
@@ -65,12 +65,12 @@ def listed(header: Path, offset: int) -> Iterator[str]:
 
 
 def numbered(pattern: str, numbers: Iterable[int]) -> Iterator[str]:
-    """The names that a pattern like ``s%03d.raw`` makes.
+    """Return the names that a pattern such as ``s%03d.raw`` generates.
 
     Raises
     ------
     FormatError
-        If there is not one whole number in it.
+        If the pattern does not hold exactly one integer conversion.
     """
     found = _NUMBER.findall(pattern)
     if len(found) != 1 or pattern.count("%") != 1:
@@ -85,12 +85,12 @@ def numbered(pattern: str, numbers: Iterable[int]) -> Iterator[str]:
 
 
 def find_pieces(header: Path, names: Iterable[str], count: int) -> list[Path]:
-    """The files that are stated, all in the header's folder or below, and so many.
+    """Return the `count` files that a header names, all of them in its folder or below.
 
     Raises
     ------
     FormatError
-        With the number of the file that is not there, or lies elsewhere.
+        If the number of names is not `count`, or a file is missing or lies elsewhere; names its number.
     """
     found: list[Path] = []
     for name in names:
@@ -110,7 +110,7 @@ def find_pieces(header: Path, names: Iterable[str], count: int) -> list[Path]:
 
 
 def existing(header: Path, names: Iterable[str], most: int) -> tuple[Path, ...]:
-    """Those of the files that are stated that `find_pieces` would take, up to the first that it would not."""
+    """Return the named files up to the first that `find_pieces` would refuse, `most` at most."""
     found: list[Path] = []
     try:
         for name in names:
@@ -124,17 +124,23 @@ def existing(header: Path, names: Iterable[str], most: int) -> tuple[Path, ...]:
 
 
 class PiecedVolume(PackedVolume):
-    """A volume whose voxels lie in several files, each with as many whole slices as the others.
+    """A volume whose voxels lie in several files, each with the same number of whole slices.
 
     Parameters
     ----------
+    geometry : Geometry
+        The grid of the whole volume.
     pieces : sequence of Packing
         In the order of the slices; all of one type and codec.
+    channels : int
+        Number of channels.
+    **facts
+        Further arguments of `Volume`.
 
     Raises
     ------
     FormatError
-        If files are no whole slices each, or one cannot hold as many bytes as its slices need.
+        If a file does not hold whole slices, or is too small for them.
     """
 
     def __init__(
@@ -152,11 +158,11 @@ class PiecedVolume(PackedVolume):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes held beside a slab: what a file takes that is read, and the names of all."""
+        """Bytes held beside a slab: those for the open file, and the names of all files."""
         return super().extra_bytes + PIECE_BYTES * len(self._pieces)
 
     def fill(self, box: Box, out: npt.NDArray[Any], convert: Convert | None = None) -> None:
-        """Put a (c, z, y, x) box into `out`; maps the files where they are not compressed."""
+        """Read a (c, z, y, x) box into `out`; memory-maps uncompressed files."""
         if self._packing.codec is not None:
             return super().fill(box, out, convert)
         for part in box.cells((1, 1, *self.geometry.shape[1:])):
@@ -165,7 +171,7 @@ class PiecedVolume(PackedVolume):
             put(out[part.shift([-n for n in box.start]).slices], plane, convert)
 
     def _plane(self, part: Box) -> npt.NDArray[Any]:
-        """A box within one slice of one channel."""
+        """Read a box within one slice of one channel."""
         channel, z = part.start[:2]
         flat = z if self._packing.is_interleaved else channel * self.geometry.shape[0] + z
         number, row = divmod(flat, self._thickness)
@@ -192,7 +198,7 @@ class PiecedVolume(PackedVolume):
 
 
 class _Chain(io.RawIOBase):
-    """Plain bytes of several files, so many of each, as one stream; one file is open at a time."""
+    """The plain bytes of several files, `each` bytes per file, as one stream; one file is open at a time."""
 
     def __init__(self, pieces: Sequence[Packing], each: int) -> None:
         self._pieces = pieces
@@ -202,16 +208,16 @@ class _Chain(io.RawIOBase):
         self._stream: io.RawIOBase | io.BufferedIOBase = io.BytesIO()
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill the front of a buffer; returns how many bytes, 0 at the end.
+        """Read up to ``len(buffer)`` bytes into a buffer; return their number, 0 at the end.
 
         Raises
         ------
         FormatError
-            If a file holds less, or, compressed, more than it should.
+            If a file is too short, or is compressed and too long.
         """
         view = memoryview(buffer).cast("B")
         if self._left == 0 and not self._next():
@@ -227,12 +233,12 @@ class _Chain(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """Close the file that is open."""
+        """Close the open file."""
         self._stream.close()
         super().close()
 
     def _next(self) -> bool:
-        """Open the file that follows, once the one before is read to its end; whether there is one."""
+        """Finish the current file and open the next; return whether there is one."""
         self._end()
         self._stream.close()
         if self._number == len(self._pieces):
@@ -244,7 +250,7 @@ class _Chain(io.RawIOBase):
         return True
 
     def _end(self) -> None:
-        """See that a compressed file holds nothing more, and that its checksum is right."""
+        """Read past the end of a compressed file: this detects surplus data and verifies its checksum."""
         if self._number == 0 or self._stream.closed or self._pieces[0].codec is None:
             return
         with speaking_of(f"data file {self._number} of {len(self._pieces)}"), readable():

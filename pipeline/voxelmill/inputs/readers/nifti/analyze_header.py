@@ -1,7 +1,7 @@
-"""Headers of Analyze 7.5, from before NIfTI: the same fields for sizes and types, none for the place.
+"""Headers of Analyze 7.5, the predecessor of NIfTI: the same fields for size and type, none for position.
 
-In: 348 bytes. Out: a NIfTI header of the same grid that states no place, and what is to be known of it; and
-which other programs' .hdr files are neither. Reads no file.
+In: the 348 bytes of a header. Out: a NIfTI header of the same grid without a position, and notes for the
+user. Headers of other programs that end in .hdr are refused. No file is read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from voxelmill.basics.errors import FormatError, GeometryError
 
 CONVERT = "Convert it to NIfTI with the program that it comes from"
 
-_ORIENT = 252
+_ORIENT = 252  # byte of the field `orient`; 0 is transverse, not flipped
 _ORIENTATIONS = {1: "coronal", 2: "sagittal", 3: "transverse, flipped", 4: "coronal, flipped"} | {
     5: "sagittal, flipped"
 }
@@ -32,12 +32,12 @@ _MATRIX = "the .mat file of SPM beside it, which states a place, is not read"
 
 
 def refuse_foreign(head: bytes) -> None:
-    """Name the program whose .hdr file this is, where it is none of NIfTI or Analyze.
+    """Refuse a .hdr file of a program that writes neither NIfTI nor Analyze.
 
     Raises
     ------
     FormatError
-        With the program.
+        Names the program.
     """
     for mark, name in _FOREIGN.items():
         if head.startswith(mark):
@@ -45,19 +45,31 @@ def refuse_foreign(head: bytes) -> None:
 
 
 def is_analyze(head: bytes) -> bool:
-    """Whether 348 bytes, of which the first four are right, are of Analyze: they end in no word of NIfTI."""
+    """Return whether a header of the right size is Analyze: it has no NIfTI magic."""
     return head[344:347] not in (b"ni1", b"n+1")
 
 
 def as_nifti(head: bytes, has_matrix: bool) -> tuple[Any, tuple[str, ...]]:
-    """nibabel's NIfTI header of the same sizes, type and spacing, and a line for each thing to be known.
+    """Convert an Analyze header to nibabel's NIfTI header of the same size, type and spacing.
 
-    `has_matrix` says whether SPM's .mat file, which states a place, is beside it.
+    Parameters
+    ----------
+    head : bytes
+        The 348 bytes of the header.
+    has_matrix : bool
+        Whether SPM's .mat file, which states a position, lies beside the header.
+
+    Returns
+    -------
+    header : nibabel.Nifti1Header
+        Without qform and sform.
+    notes : tuple of str
+        Notes for the user.
 
     Raises
     ------
     GeometryError
-        If the header states another orientation than the usual one: programs differ in what it means.
+        If the orientation is not transverse: programs differ in the meaning of the others.
     """
     import nibabel
 
@@ -68,10 +80,11 @@ def as_nifti(head: bytes, has_matrix: bool) -> tuple[Any, tuple[str, ...]]:
             f"the Analyze header states that slices are {_ORIENTATIONS[head[_ORIENT]]}; transverse ones are "
             f"read, since programs differ in the others. {CONVERT}."
         )
+    # NIfTI has these fields where Analyze has others
     for name in ("qform_code", "sform_code", "xyzt_units", "scl_inter"):
         header[name] = 0
     dims = header["dim"]
-    dims[4:][dims[4:] == 0] = 1  # axes that are not there
+    dims[4:][dims[4:] == 0] = 1  # unused axes
     matrix = (_MATRIX,) if has_matrix else ()
     return header, (_PLACE, *matrix, *_scaled(float(header["scl_slope"])))
 

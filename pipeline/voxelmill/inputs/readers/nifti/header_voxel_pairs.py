@@ -1,6 +1,7 @@
-"""The two files of a NIfTI or Analyze pair: the header (.hdr) and the voxels (.img), which are called alike.
+"""The two files of a NIfTI or Analyze pair: header (.hdr) and voxels (.img), with the same stem.
 
-In: the path of either. Out: that of the other. Opens a header that lies alone, to tell other programs' files.
+In: the path of either file. Out: the path of the other. A header without voxels is opened to recognise .hdr
+files of other programs.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from voxelmill.basics.errors import FormatError
 HEADERS = (".hdr", ".hdr.gz")
 VOXELS = (".img", ".img.gz")
 SIZES = {348, 540}
-"""Bytes of a header of NIfTI-1 or Analyze, and of NIfTI-2, which are its first number."""
+"""The first field of a header, its size in bytes: 348 for NIfTI-1 and Analyze, 540 for NIfTI-2."""
 
 
 def is_header(path: Path) -> bool:
-    """Whether a path is called as the header of a pair is."""
+    """Return whether a path has the ending of a pair's header."""
     return path.name.lower().endswith(HEADERS)
 
 
 def is_voxels(path: Path) -> bool:
-    """Whether a path is called as the voxels of a pair are."""
+    """Return whether a path has the ending of a pair's voxels."""
     return path.name.lower().endswith(VOXELS)
 
 
 def other_half(path: Path) -> Path | None:
-    """The file that belongs to a header, or to voxels; None where there is none.
+    """Return the voxels of a header, or the header of voxels; None if missing.
 
-    One that is compressed as this one is goes before one that is not.
+    A file with the same compression as this one is preferred.
     """
     stem, is_packed = _stem(path), path.name.lower().endswith(".gz")
     wanted = VOXELS if is_header(path) else HEADERS
@@ -38,17 +39,17 @@ def other_half(path: Path) -> Path | None:
 
 
 def has_matrix(path: Path) -> bool:
-    """Whether SPM's file of where the voxels lie is beside a header or voxels."""
+    """Return whether SPM's .mat file, which holds an affine, lies beside a header or voxels."""
     return (path.parent / f"{_stem(path)}.mat").is_file()
 
 
 def _stem(path: Path) -> str:
     name = path.name[: -len(".gz")] if path.name.lower().endswith(".gz") else path.name
-    return name[: -len(".hdr")]
+    return name[: -len(".hdr")]  # .img is as long
 
 
 def is_stranger(path: Path) -> bool:
-    """Whether a file is called as a header is, has no voxels beside it, and does not begin as headers do."""
+    """Return whether a .hdr file has no voxels beside it and is not a NIfTI or Analyze header."""
     if not path.name.lower().endswith(".hdr") or not path.is_file() or other_half(path) is not None:
         return False
     try:
@@ -60,13 +61,14 @@ def is_stranger(path: Path) -> bool:
 
 
 def header_of(path: Path) -> Path:
-    """The header of a pair, of which either file is named.
+    """Return the header of a pair, given either file.
 
     Raises
     ------
     FormatError
         If it is missing.
     """
+    # a path that does not exist is returned as it is: opening it reports that
     found = path if is_header(path) or not path.exists() else other_half(path)
     if found is None:
         raise FormatError(
@@ -77,7 +79,7 @@ def header_of(path: Path) -> Path:
 
 
 def voxels_of(path: Path) -> Path:
-    """The voxels of a pair, of which either file is named.
+    """Return the voxels of a pair, given either file.
 
     Raises
     ------

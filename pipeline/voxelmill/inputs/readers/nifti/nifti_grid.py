@@ -1,7 +1,7 @@
-"""A NIfTI header -> where its voxels lie: sform, qform and pixdim, and what is done where they contradict.
+"""The grid of a NIfTI file from sform, qform and pixdim, with rules for headers that contradict themselves.
 
-In: nibabel's header, and what the caller knows and accepts. Out: a `Placed`. A spacing that the caller gives
-goes before all that the header says. Reads no file.
+In: nibabel's header, and the caller's options. Out: a `Placed`. A spacing given by the caller overrides the
+header. No file is read.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ Size = tuple[int, int, int]
 Vector = npt.NDArray[np.float64]
 
 MENDING = "Restore the file, or convert it again from its source."
-SAME_SPACING = 1e-3  # of pixdim, by which an affine may differ from it: it repeats it with more rounding
-_MILLIMETRES = {1: 1000.0, 3: 0.001}  # codes for metres and micrometres
+SAME_SPACING = 1e-3
+"""Relative difference between pixdim and the column lengths of an affine that counts as rounding."""
+
+_MILLIMETRES = {1: 1000.0, 3: 0.001}  # xyzt_units: codes for metres and micrometres; 2 is millimetres
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where the voxels of a NIfTI file lie, and what is to be known of it; as `Volume` has them."""
+    """The grid of a NIfTI file, with repairs and notes; the fields are those of `Volume`."""
 
     geometry: Geometry
     repairs: tuple[Repair, ...] = ()
@@ -38,10 +40,10 @@ class Placed:
 
 @dataclass(frozen=True)
 class _Contradiction:
-    """What the header says beside the form that was chosen.
+    """A contradiction between the chosen form and the rest of the header.
 
-    Where it is of place alone, sform holds, as in nibabel and in most tools. Where the shape of the grid is
-    at stake (spacing, handedness, angles), a person has to say.
+    If it concerns the position alone, sform holds, as in nibabel and most tools. If it concerns the shape of
+    the grid (spacing, handedness, angles), the user has to decide.
     """
 
     text: str
@@ -49,30 +51,42 @@ class _Contradiction:
 
 
 def make_geometry(header: Any, size: Size, hints: Hints, what: str = "NIfTI") -> Placed:
-    """Grid in millimetres, and what was repaired or is to be known.
+    """Return the grid in millimetres, with repairs and notes.
 
-    sform counts, or qform where it is alone; where neither is there, axes are the world's, as in ITK. `what`
-    is whose header it is.
+    sform counts, or qform if there is no sform. Without either, the direction is identity, as in ITK.
+
+    Parameters
+    ----------
+    header : nibabel header
+        Its pixdim is overwritten with the spacing that is used.
+    size : (x, y, z)
+        In voxels.
+    hints : Hints
+        Spacing and accepted repairs.
+    what : str
+        Name of the format in messages.
 
     Raises
     ------
     SpacingError
-        If the spacing is no positive number.
+        If a spacing is not a positive number.
     GeometryError
-        If pixdim and sform state different spacings, sform and qform grids of different shapes, or the one
-        that counts makes no sense.
+        If pixdim and sform state different spacings, sform and qform describe grids of different shapes, or
+        the form that counts is invalid.
     """
     scale = _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     steps, repairs = _steps(header, scale, hints, what)
-    header["pixdim"][1:4] = steps / scale
+    header["pixdim"][1:4] = steps / scale  # get_qform reads it
     names = [name for name in ("sform", "qform") if header[f"{name}_code"] > 0]
     if not names:
+        # ITK's identity direction is LPS: x and y are negative in RAS
         return Placed(Geometry.from_ras_affine(size, np.diag([-steps[0], -steps[1], steps[2], 1.0])), repairs)
     chosen = hints.repair.affine if hints.repair.affine in names else names[0]
     geometry = _form(header, chosen, size, scale, hints.spacing)
     found = _disagreement(header, geometry, names, chosen, scale, hints.spacing)
     if (found is None or found.is_of_place) and chosen == "sform" and hints.spacing is None:
         found = _other_spacing(header, geometry, steps) or found
+    # the columns of an affine repeat pixdim with more rounding
     if (found is None or found.is_of_place) and np.allclose(geometry.spacing, steps[::-1], rtol=SAME_SPACING):
         geometry = replace(geometry, spacing=_reversed(steps))
     if found is None:
@@ -83,12 +97,12 @@ def make_geometry(header: Any, size: Size, hints: Hints, what: str = "NIfTI") ->
 
 
 def _steps(header: Any, scale: float, hints: Hints, what: str) -> tuple[Vector, tuple[Repair, ...]]:
-    """Millimetres between voxels in x, y, z."""
+    """Return the spacing x, y, z in millimetres, and a repair if signs were dropped."""
     if hints.spacing is not None:
         return np.array(hints.spacing[::-1]), ()
     stated: Vector = header["pixdim"][1:4].astype(float) * scale
     if header["dim"][0] == 2:
-        stated[2] = abs(stated[2]) or 1.0  # an axis that is not there
+        stated[2] = abs(stated[2]) or 1.0  # a two-dimensional image has no third axis
     steps = np.abs(stated)
     if not (np.isfinite(steps) & (steps > 0)).all():
         raise SpacingError(
@@ -107,7 +121,7 @@ def _steps(header: Any, scale: float, hints: Hints, what: str) -> tuple[Vector, 
 
 
 def _form(header: Any, name: str, size: Size, scale: float, spacing: Triple | None) -> Geometry:
-    """The grid as sform or qform states it."""
+    """Return the grid that sform or qform states."""
     from nibabel.spatialimages import HeaderDataError
 
     try:
@@ -124,7 +138,7 @@ def _form(header: Any, name: str, size: Size, scale: float, spacing: Triple | No
 def _disagreement(
     header: Any, geometry: Geometry, names: Sequence[str], chosen: str, scale: float, spacing: Triple | None
 ) -> _Contradiction | None:
-    """What the form that was not chosen says otherwise, where it is there."""
+    """Return how the form that was not chosen contradicts the chosen one, or None."""
     other = next((name for name in names if name != chosen), None)
     if other is None:
         return None
@@ -147,7 +161,7 @@ def _disagreement(
 
 
 def _other_shape(forms: Mapping[str, Geometry]) -> str | None:
-    """How two forms differ in more than their place."""
+    """Return how two forms differ in shape (angles, spacing, handedness), or None."""
     sform, qform = forms["sform"], forms["qform"]
     begin = "sform and qform of the NIfTI header make grids of different shapes"
     if sform.shear_voxels > SAME_GRID:
@@ -166,7 +180,7 @@ def _hand(geometry: Geometry) -> str:
 
 
 def _other_spacing(header: Any, geometry: Geometry, steps: Vector) -> _Contradiction | None:
-    """Where pixdim, which is the spacing of qform too, and the lengths of sform's columns differ."""
+    """Return how pixdim, also the spacing of qform, contradicts the column lengths of sform, or None."""
     axes = min(int(header["dim"][0]), 3)
     found, expected = np.array(geometry.spacing[::-1])[:axes], steps[:axes]
     if (np.abs(found - expected) <= SAME_SPACING * expected).all():
@@ -178,7 +192,7 @@ def _other_spacing(header: Any, geometry: Geometry, steps: Vector) -> _Contradic
 
 
 def _accept(problem: str, chosen: str, names: Sequence[str], choice: str) -> Repair:
-    """Record a contradiction where the form was chosen by name; refuse it where not."""
+    """Record a contradiction if the setting names the chosen form; refuse it otherwise."""
     if choice == chosen:
         return Repair(f"repair.affine={chosen}", f"{problem}; {chosen} holds")
     settings = " or ".join(f"repair.affine={name}" for name in names)

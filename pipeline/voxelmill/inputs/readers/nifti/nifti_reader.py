@@ -1,7 +1,7 @@
-"""NIfTI-1 and NIfTI-2: single files, .nii and .nii.gz, and pairs of .hdr and .img; Analyze 7.5 pairs too.
+"""The reader for NIfTI-1 and NIfTI-2, as .nii, .nii.gz, or pairs of .hdr and .img, and for Analyze 7.5 pairs.
 
-In: a path, of a pair either one. Out: a volume; further dimensions than three become channels. nibabel
-understands the header, the voxels are read here as they are stored.
+In: a path, either one of a pair. Out: a volume; dimensions beyond the third become channels. nibabel parses
+the header; the stored voxels are read here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from voxelmill.inputs.readers.shared import decompression
 from voxelmill.inputs.readers.shared.hints import Hints
 from voxelmill.inputs.readers.shared.packed_voxels import PackedVolume, Packing, fill, open_stream, supported
 
-_SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}
-_MAGICS = {348: (b"n+1\0", b"ni1\0"), 540: (b"n+2\0", b"ni2\0")}
+_SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}  # sizeof_hdr, the first field, to nibabel's class
+_MAGICS = {348: (b"n+1\0", b"ni1\0"), 540: (b"n+2\0", b"ni2\0")}  # of a single file, of a pair
 
 
 def open_volume(path: Path, hints: Hints) -> Volume:
@@ -30,7 +30,7 @@ def open_volume(path: Path, hints: Hints) -> Volume:
     is_pair = header_voxel_pairs.is_header(path) or header_voxel_pairs.is_voxels(path)
     header, notes = _read_header(header_voxel_pairs.header_of(path) if is_pair else path, is_pair)
     voxels = header_voxel_pairs.voxels_of(path) if is_pair else path
-    what = "Analyze" if notes else "NIfTI"
+    what = "Analyze" if notes else "NIfTI"  # only Analyze headers come with notes
     size, channels = _split(header.get_data_shape(), what)
     slope, intercept = _scaling(header)
     placed = make_geometry(header, size, hints, what)
@@ -51,7 +51,7 @@ def _codec(path: Path) -> str | None:
 
 
 def _read_header(path: Path, is_pair: bool) -> tuple[Any, tuple[str, ...]]:
-    """nibabel's header, and what is to be known of it."""
+    """Return nibabel's header, and notes for the user on it."""
     import nibabel
 
     block = _head(path)
@@ -72,7 +72,7 @@ def _read_header(path: Path, is_pair: bool) -> tuple[Any, tuple[str, ...]]:
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a file, decompressed: as many as the longest header has, or all."""
+    """Return the first 540 decompressed bytes of a file, the size of the longest header, or all of them."""
     block = np.zeros(540, np.uint8)
     with closing(open_stream(path, _codec(path))) as stream:
         try:
@@ -101,7 +101,7 @@ def _check_magic(head: bytes, size: int, is_pair: bool) -> None:
 
 
 def _split(dims: tuple[int, ...], what: str) -> tuple[tuple[int, int, int], int]:
-    """Size in x, y, z, and the number of channels."""
+    """Return the size x, y, z and the number of channels."""
     x, y, z, *further = [int(n) for n in dims] + [1] * (3 - len(dims))
     if len(dims) < 2 or min(dims) < 1 or sum(n > 1 for n in further) > 1:
         raise FormatError(
@@ -112,7 +112,7 @@ def _split(dims: tuple[int, ...], what: str) -> tuple[tuple[int, int, int], int]
 
 
 def _scaling(header: Any) -> tuple[float, float]:
-    """Slope and intercept; a slope of zero or NaN means none."""
+    """Return slope and intercept; a slope of zero or NaN means that there is no scaling."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not np.isfinite(slope):
         return 1.0, 0.0

@@ -1,6 +1,6 @@
 """Helpers for microscopy formats: axes named by letters, units of length, and a cache of one piece.
 
-In: arrays, axis letters, names of units. Out: transposed arrays, millimetres. Knows no format.
+In: arrays, axis letters, names of units. Out: transposed arrays, millimetres. It knows no format.
 """
 
 from __future__ import annotations

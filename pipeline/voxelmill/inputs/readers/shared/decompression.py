@@ -1,7 +1,7 @@
 """Streaming decompression of gzip, zlib and bzip2: forward only, in bounded memory.
 
-In: a file of compressed bytes. Out: a stream of plain bytes. Uses isal, about twice as fast as zlib, if it is
-installed. Knows nothing of images.
+In: a file of compressed bytes. Out: a stream of plain bytes. isal, about twice as fast as zlib, is used if
+installed. This module knows nothing of images.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The volume of formats that store their voxels contiguously in one file, plain or compressed.
 
-In: the place and layout of the bytes. Out: a `PackedVolume`. Knows no header of any format.
+In: the place and layout of the bytes. Out: a `PackedVolume`. It knows no header of any format.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Fits an even grid to slice positions, and interpolates the slices of an even grid from uneven ones.
+"""Even grids fitted to slice positions, and interpolation of their slices from uneven ones.
 
 In: positions in millimetres, ascending. Out: an `Even` grid, a `Between` for each of its slices, and
-interpolated planes. Knows no format. With f the positions in units of the new step, slice j between f[i] and
-f[i + 1] is
+interpolated planes. It knows no format. With f the positions in units of the new step, slice j between f[i]
+and f[i + 1] is
 
     (1 - w) * plane[i] + w * plane[i + 1],    w = (j - f[i]) / (f[i + 1] - f[i]),
 

@@ -1,6 +1,6 @@
-"""Decodes voxels stored as text into bytes: forward only, in bounded memory.
+"""Voxels stored as text, decoded into bytes: forward only, in bounded memory.
 
-In: a file of decimal numbers, or of bytes as hexadecimal digits. Out: a stream of bytes. Knows no header.
+In: a file of decimal numbers, or of bytes as hexadecimal digits. Out: a stream of bytes. It knows no header.
 """
 
 from __future__ import annotations
