@@ -1,1 +1,1 @@
-"""Arrays in, arrays out; nothing here knows files, stores or Dask."""
+"""Numerical kernels on arrays, NumPy or CuPy. They know no files, stores or Dask."""

@@ -1,4 +1,4 @@
-"""Which array library an array belongs to, and on which device a task computes; alone may import CuPy."""
+"""The array library of an array, and the device that a task computes on. Only this module imports CuPy."""
 
 from __future__ import annotations
 
@@ -24,27 +24,33 @@ Array = Any
 
 _device: ContextVar[str] = ContextVar("device", default="cpu")
 _gpu = threading.Lock()
-"""Threads of a worker read and compress at a time, and compute on its GPU one after the other."""
+"""Lets one thread of a worker compute on the GPU at a time; reading and compressing stay parallel."""
 
 
 def get_array_module(array: Array) -> ModuleType:
-    """NumPy, or CuPy where `array` is a CuPy array."""
+    """Return the module `numpy` or `cupy`, whichever `array` belongs to.
+
+    Raises
+    ------
+    TypeError
+        If `array` is neither a NumPy nor a CuPy array.
+    """
     if isinstance(array, np.ndarray):
         return np
-    cupy = sys.modules.get("cupy")  # an array of CuPy's cannot exist before CuPy was imported
+    cupy = sys.modules.get("cupy")  # a CuPy array cannot exist before CuPy is imported
     if cupy is not None and isinstance(array, cupy.ndarray):
         return cupy
     raise TypeError(f"{type(array).__name__} is not an array; a NumPy or CuPy array is needed")
 
 
 def asnumpy(array: Array) -> np.ndarray[Any, Any]:
-    """The array in host memory; a NumPy array is returned as it is."""
+    """Return the array in host memory; a NumPy array is returned unchanged."""
     return np.asarray(array) if get_array_module(array) is np else array.get()
 
 
 @contextmanager
 def on_device(device: str) -> Iterator[None]:
-    """Choose "cpu" or "gpu" for what `compute` does meanwhile, in this thread."""
+    """Select "cpu" or "gpu" for `compute` in this thread."""
     token = _device.set(device)
     try:
         yield
@@ -53,10 +59,10 @@ def on_device(device: str) -> Iterator[None]:
 
 
 def compute(function: Callable[..., Array], *arrays: Array | None) -> np.ndarray[Any, Any]:
-    """Call a function of NumPy or CuPy arrays on the chosen device; what it returns comes to host memory.
+    """Call a function of NumPy or CuPy arrays on the selected device and return the result in host memory.
 
-    A GPU that is not there, or has no memory left, is no reason to fail: then the CPU computes, this once.
-    On a GPU the function works on copies, so it may change its arrays.
+    If the GPU is missing, fails or runs out of memory, the CPU computes this call instead. On the GPU the
+    function works on copies, so it may change its arrays.
     """
     if _device.get() == "gpu" and (cupy := _usable_cupy()) is not None:
         try:
@@ -69,12 +75,12 @@ def compute(function: Callable[..., Array], *arrays: Array | None) -> np.ndarray
 
 @cache
 def _usable_cupy() -> ModuleType | None:
-    """CuPy where it is installed and sees a GPU; otherwise that is said once."""
+    """Return CuPy if it is installed and finds a GPU; otherwise log a warning, once per process."""
     try:
         cupy = import_module("cupy")
         cupy.zeros(1)
         return cupy
-    except Exception as error:  # without a driver each library on the way has an error of its own
+    except Exception as error:  # without a driver, each library below CuPy raises its own kind of error
         if is_own_fault(error) and not isinstance(error, ImportError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -83,7 +89,7 @@ def _usable_cupy() -> ModuleType | None:
 
 
 def fill_holes_gpu(mask: Array) -> Array:
-    """CuPy's ``binary_fill_holes`` of a CuPy array."""
+    """Apply CuPy's ``binary_fill_holes`` to a CuPy array."""
     from cupyx.scipy import ndimage
 
     return ndimage.binary_fill_holes(mask != 0)

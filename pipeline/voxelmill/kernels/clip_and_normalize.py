@@ -1,7 +1,7 @@
 """Intensity normalisation with nnU-Net's schemes, in float32, on any block of a channel.
 
-In: a float32 block of rescaled values and parameters known beforehand. Out: the same block, changed in
-place. NumPy or CuPy. Knows no channels' names beyond their scheme, no files, no fingerprint.
+In: a float32 block of rescaled values, NumPy or CuPy, and parameters from the plan. Out: the same block,
+changed in place. This module maps channel names to schemes; it knows no files and no fingerprint.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Normalization:
     scheme : str
         nnU-Net's name, such as "ZScoreNormalization".
     shift, scale : float
+        In units of the rescaled values; the scale is positive.
     lower, upper : float, optional
-        Bounds of the clip; both or none.
+        Bounds of the clip, both or neither.
     """
 
     scheme: str = "NoNormalization"
@@ -49,9 +50,10 @@ class Normalization:
 
         Parameters
         ----------
-        block : float32 array of any shape, NumPy or CuPy; of two axes or more with a mask
+        block : float32 array, NumPy or CuPy
+            Any shape; with a mask, at least two axes.
         mask : bool array of the block's shape, optional
-            Where it is False, voxels keep their raw value.
+            Voxels outside it keep their raw value.
 
         Returns
         -------
@@ -66,7 +68,7 @@ class Normalization:
         if block.dtype != np.float32:
             raise ValueError(f"block is {block.dtype}; normalisation works on float32 in place")
         if mask is not None:
-            for part, inside in zip(block, mask, strict=True):  # slices are small beside the block
+            for part, inside in zip(block, mask, strict=True):  # by slices: masked indexing makes copies
                 part[inside] = self.apply(part[inside])
             return block
         if self.lower is not None:
@@ -80,14 +82,18 @@ class Normalization:
     def apply_range(
         self, low: npt.ArrayLike, high: npt.ArrayLike, outside: npt.ArrayLike = False
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Range of the normalised values, bit for bit, since every step is monotone.
+        """Return the exact range of the normalised values; it is exact because every step is monotone.
 
         Parameters
         ----------
-        low, high : scalars or arrays, of the raw values
-            With a mask: of the values inside it, +inf and -inf where it has no voxel.
+        low, high : scalars or arrays
+            Range of the raw values; with a mask, of those inside it (+inf and -inf if it is empty).
         outside : bool or bool array
-            Where voxels outside the mask keep their raw zero, which widens the range.
+            Whether voxels outside the mask keep their raw zero, which widens the range.
+
+        Returns
+        -------
+        low, high : float32 arrays
         """
         low, high = (self.apply(np.array(v, np.float32, ndmin=1)).reshape(np.shape(v)) for v in (low, high))
         zero = np.float32(0)
@@ -95,20 +101,20 @@ class Normalization:
 
 
 def scheme_of(channel: str) -> str:
-    """nnU-Net's scheme for a channel name, whatever its case; z-score for names it does not know."""
+    """Return nnU-Net's scheme for a channel name, ignoring case; z-score for unknown names."""
     return SCHEMES.get(channel.casefold(), "ZScoreNormalization")
 
 
 def ct(mean: float, std: float, percentile_00_5: float, percentile_99_5: float) -> Normalization:
-    """Clip to the dataset's percentiles, then its mean and standard deviation."""
+    """Clip to the percentiles of the dataset's foreground, then subtract its mean and divide by its std."""
     return Normalization("CTNormalization", mean, max(std, EPSILON), percentile_00_5, percentile_99_5)
 
 
 def zscore(count: int, total: float, squares: float) -> Normalization:
-    """Mean and standard deviation of `count` voxels with that sum and sum of squares.
+    """Normalise by mean and standard deviation, from the number, sum and sum of squares of the voxels.
 
-    Zeros add nothing to the sums: those of the non-zero voxels serve the crop box, with the number of its
-    voxels, and the mask, with the number of its voxels.
+    Zeros add nothing to the sums, so the sums of the non-zero voxels serve for the crop box and for the mask;
+    only `count`, the number of voxels in the box or the mask, differs.
     """
     mean = total / max(count, 1)
     variance = max(squares / max(count, 1) - mean**2, 0.0)
@@ -116,18 +122,18 @@ def zscore(count: int, total: float, squares: float) -> Normalization:
 
 
 def rescale_to_01(low: float, high: float) -> Normalization:
-    """The range of the crop to 0..1."""
+    """Map the range `low` to `high` of the crop to 0..1."""
     width = float(np.float32(high) - np.float32(low))
     return Normalization("RescaleTo01Normalization", low, max(width, EPSILON))
 
 
 def rgb_to_01(low: float, high: float) -> Normalization:
-    """0..255 to 0..1.
+    """Map 0..255 to 0..1.
 
     Raises
     ------
     ValueRuleError
-        If the values leave 0..255.
+        If the range `low` to `high` exceeds 0..255.
     """
     if low < 0 or high > 255:
         raise ValueRuleError(

@@ -1,7 +1,7 @@
-"""The non-zero mask of a case: its box, and its holes filled.
+"""The non-zero mask of a case: find its bounding box and fill its holes.
 
-In: arrays (z, y, x) or (c, z, y, x) of rescaled values, or a mask. Out: a box or a mask. NumPy in, NumPy
-out; CuPy in, CuPy out. Knows no files and no chunks.
+In: arrays (z, y, x) or (c, z, y, x) of rescaled values, or a mask, NumPy or CuPy. Out: a box, or a mask of
+the same array library. This module knows no files and no chunks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from voxelmill.kernels.numba_on_first_use import compiled
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 OPEN = 2
-"""In a scanned slab: background of which later slabs decide whether it is a hole."""
+"""Value of background in a scanned slab that may be a hole: a later slab decides."""
 
 _NO_SLICE = np.empty((0, 0), np.uint8)
 
@@ -26,12 +26,12 @@ Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def nonzero_box(array: Array) -> Bounds:
-    """Smallest box that holds all non-zero voxels; the whole array if there are none.
+    """Return the smallest box that holds all non-zero voxels, or the whole array if there are none.
 
     Parameters
     ----------
     array : (z, y, x) or (c, z, y, x)
-        Rescaled values or a mask. NaN is not zero. Beside it, one slice of booleans is held.
+        Rescaled values or a mask. NaN counts as non-zero. The function holds one more slice of booleans.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def nonzero_box(array: Array) -> Bounds:
     Raises
     ------
     ValueError
-        If the array has another number of dimensions.
+        If the array does not have 3 or 4 dimensions.
     """
     channels = _channels(array)
     along_z = []
@@ -59,27 +59,30 @@ def nonzero_box(array: Array) -> Bounds:
 def fill_holes(mask: Array) -> Mask:
     """Fill the background that no path along the axes connects to the border.
 
-    Equal to ``scipy.ndimage.binary_fill_holes`` with its default structure. The background is cut into
-    runs along x; runs that touch in neighbouring rows are joined, and those at the border joined with
-    the outside, in a union-find (Tarjan, "Efficiency of a good but not linear set union algorithm",
-    1975; runs as in He, Chao and Suzuki, "A run-based two-scan labeling algorithm", 2008). What is not
-    joined with the outside is filled.
+    The result equals ``scipy.ndimage.binary_fill_holes`` with its default structure. The background is cut
+    into runs along x. A union-find joins runs that touch in neighbouring rows, and joins runs at the border
+    with the outside (Tarjan, "Efficiency of a good but not linear set union algorithm", 1975; runs as in He,
+    Chao and Suzuki, "A run-based two-scan labeling algorithm", 2008). Runs that are not joined with the
+    outside are filled.
 
     Parameters
     ----------
     mask : array of 1, 2 or 3 dimensions
-        Not zero means True.
+        Non-zero means True.
 
     Returns
     -------
     bool array of the same shape
-        Beside it, 8 bytes are held for each row along x and 12 for each run of background (16 from 2**31
-        voxels on): 6 bytes a voxel at most where rows are long, far less for masks of bodies.
 
     Raises
     ------
     ValueError
-        If the mask has another number of dimensions.
+        If the mask does not have 1 to 3 dimensions.
+
+    Notes
+    -----
+    Besides the result, 8 bytes are held per row along x and 12 per run of background (16 from 2**31 voxels
+    on): at most 6 bytes per voxel if rows are long, far less for masks of bodies.
     """
     if not 1 <= mask.ndim <= 3:
         raise ValueError(f"mask has shape {mask.shape}; 1 to 3 dimensions are needed")
@@ -94,22 +97,23 @@ def fill_holes(mask: Array) -> Mask:
 
 
 class HoleFiller:
-    """Fills the holes of a mask that does not fit into memory, as `fill_holes` fills those of the whole.
+    """Fills the holes of a mask that does not fit into memory; the result equals `fill_holes` of the whole.
 
-    The mask comes twice in slabs of whole slices: to `scan` from the first to the last, then to `fill`
-    from the last to the first::
+    The mask is passed twice in slabs of whole slices, to `scan` from first to last, then to `fill` from last
+    to first::
 
         scan   0 -> 1 -> 2 -> 3   knows what the slabs above join; what reaches the next slab stays OPEN
         fill   0 <- 1 <- 2 <- 3   knows which background of the slab below is outside
 
-    Both ways together see every path: one that leaves a slab downwards ends in background of the next
-    slab that is, or is not, outside; until then it lies in this slab and those above. What the slabs above
-    join is kept as the union-find forest of the runs in the slab's first slice, as Hoshen and Kopelman
-    keep one plane of labels ("Percolation and cluster distribution I", 1976).
+    The two passes together follow every path. Until a path leaves a slab downwards, it runs in this slab and
+    those above; where it leaves, it enters background of the next slab, and that is known to be outside or
+    not. The connections made by the slabs above are kept as the union-find forest of the runs in the slab's
+    first slice, as Hoshen and Kopelman keep one plane of labels ("Percolation and cluster distribution I",
+    1976).
 
-    Between the passes one number (4 bytes, 8 for slabs from 2**31 voxels on) is held for each open run in
-    the first slice of each slab: none where no hole crosses, at most 2 bytes for each voxel of that slice.
-    A pass holds three slabs, and for one of them what `fill_holes` holds.
+    Between the passes one number (4 bytes, 8 for slabs from 2**31 voxels on) is held per open run in the
+    first slice of each slab: none where no hole crosses, at most 2 bytes per voxel of that slice. A pass
+    holds three slabs, and the memory of `fill_holes` for one of them.
     """
 
     def __init__(self) -> None:
@@ -117,12 +121,14 @@ class HoleFiller:
         self._below: Array = _NO_SLICE
 
     def scan(self, slabs: Iterable[Mask]) -> Iterator[npt.NDArray[np.uint8]]:
-        """For each slab, first to last, what is known from it and those before: 0 outside, 1 mask, 2 open.
+        """Yield each slab, first to last, as uint8: 0 outside, 1 mask or filled hole, 2 open.
+
+        A slab is decided from itself and the slabs before it.
 
         Raises
         ------
         ValueError
-            If a slab is empty or does not fit onto the one before.
+            If a slab is empty, or its slices differ in shape from those of the slab before.
         """
         ahead = _whole_slices(slabs)
         above: Array = np.empty(0, np.int32)
@@ -138,12 +144,12 @@ class HoleFiller:
             following = next(ahead, None)
 
     def fill(self, scanned: npt.NDArray[np.uint8]) -> bool:
-        """Decide in place what is open in a scanned slab, from the last to the first.
+        """Decide the open voxels of a scanned slab in place; call it from the last slab to the first.
 
         Returns
         -------
         bool
-            Whether anything was open. Afterwards the slab holds 0 and 1 only.
+            Whether any voxel was open. Afterwards the slab holds only 0 and 1.
         """
         joined, mask = self._joined.pop(), (scanned != OPEN).view(np.uint8)
         is_open = not mask.all()
@@ -155,7 +161,7 @@ class HoleFiller:
 
 
 def slice_counts(mask: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Number of True voxels of each slice of a (z, y, x) mask, along z, y and x."""
+    """Return the number of True voxels in each slice of a (z, y, x) mask, along z, y and x."""
     z = np.empty(mask.shape[0], np.int64)
     y, x = np.zeros(mask.shape[1], np.int64), np.zeros(mask.shape[2], np.int64)
     for i, plane in enumerate(mask):
@@ -167,30 +173,30 @@ def slice_counts(mask: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int6
 
 
 def _channels(array: Array) -> Array:
-    """The array as (c, z, y, x)."""
+    """Return the array as (c, z, y, x)."""
     if array.ndim not in (3, 4):
         raise ValueError(f"array has shape {array.shape}; (z, y, x) or (c, z, y, x) is needed")
     return array if array.ndim == 4 else array[None]
 
 
 def _extent(hits: npt.ArrayLike) -> tuple[int, int]:
-    """First and last + 1 of the hits; all where there are none."""
+    """Return the half-open range of the hits, or the whole axis if there are none."""
     found = np.flatnonzero(hits)
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, len(np.asarray(hits)))
 
 
 def _number_type(voxels: int) -> type[np.signedinteger[Any]]:
-    """Type that can number the runs of so many voxels."""
+    """Return an integer type that can number the runs of `voxels` voxels."""
     return np.int32 if voxels < 2**31 else np.int64
 
 
 def _as_bytes(mask: Mask) -> npt.NDArray[np.uint8]:
-    """A copy as 0 and 1, C-contiguous."""
+    """Return a C-contiguous copy as 0 and 1."""
     return np.array(mask, np.bool_, order="C").view(np.uint8)
 
 
 def _whole_slices(slabs: Iterable[Mask]) -> Iterator[Mask]:
-    """The slabs, each checked to fit onto the one before."""
+    """Yield the slabs, each checked to have slices of the same shape as the one before."""
     shape = None
     for slab in slabs:
         if slab.ndim != 3 or slab.size == 0 or shape not in (None, slab.shape[1:]):
@@ -205,16 +211,17 @@ def _whole_slices(slabs: Iterable[Mask]) -> Iterator[Mask]:
 def _fill(mask: Array, below: Array, above: Array, sides: int, settled: bool) -> tuple[Array, Array]:
     """Fill the holes of a uint8 mask (z, y, x) in place; only the last `sides` axes have a border.
 
-    Run i of the background covers ``edge[2 * i] <= x < edge[2 * i + 1]``; the runs of a row are numbered
-    from ``first[row]``; run 0 is the outside. A root is the lowest number of its set. The mask may be a
-    slab: `below` is the slice that follows it (no row: none does), `above` holds the parents of the runs
-    of its first slice (empty: it is the first slab, or that slice has no run). If `settled`, the
-    background below is outside; otherwise what reaches it becomes `OPEN`.
+    Run i of the background covers ``edge[2 * i] <= x < edge[2 * i + 1]``. The runs of a row are numbered from
+    ``first[row]``; run 0 is the outside. A root is the lowest number of its set. The mask may be a slab. Then
+    `below` is the slice that follows it (without rows if there is none), and `above` holds the parents of the
+    runs of its first slice (empty for the first slab, or if that slice has no run). If `settled`, the
+    background below is outside; otherwise background that reaches it becomes `OPEN`.
 
     Returns
     -------
     open_runs, next_above
-        Parents, by what is known here, of the open runs of the first slice, and of all runs of `below`.
+        Parents of the open runs of the first slice, and of all runs of `below`, as far as this slab and those
+        above connect them.
     """
     depth, height, width = mask.shape
     rows = depth * height + below.shape[0]
@@ -227,7 +234,7 @@ def _fill(mask: Array, below: Array, above: Array, sides: int, settled: bool) ->
             runs += np.int64(line[x - 1] & (line[x] ^ 1))
         first[row + 1] = first[row] + runs
     parent = np.zeros(first[-1], above.dtype)
-    edge = np.empty(2 * first[-1] + 1, np.int32)  # the last one is written and never read
+    edge = np.empty(2 * first[-1] + 1, np.int32)  # the last entry is written but never read
     for row in range(rows):
         begin, end = first[row], first[row + 1]
         if begin == end:
@@ -235,7 +242,7 @@ def _fill(mask: Array, below: Array, above: Array, sides: int, settled: bool) ->
         z, y = row // height, row % height
         line = mask[z, y] if z < depth else below[y]
         k, was = 2 * begin, np.uint8(1)
-        for x in range(width):  # without branches: an edge is kept where the mask changes
+        for x in range(width):  # branch-free: each x is written, and kept only where the mask changes
             edge[k] = x
             k += np.int64(line[x] ^ was)
             was = line[x]
@@ -262,14 +269,14 @@ def _fill(mask: Array, below: Array, above: Array, sides: int, settled: bool) ->
                 else:
                     j += 1
     for i in range(first[-1]):
-        parent[i] = parent[parent[i]]  # parents come first, so this is the root
+        parent[i] = parent[parent[i]]  # parents have lower numbers and point to their root already
     inner = first[depth * height]
     next_above = np.zeros(first[-1] - inner, above.dtype)
     for i in range(len(next_above)):
         root = parent[inner + i]
         if root > 0:
             if parent[root] == root:
-                parent[root] = -i - 1  # what is open is marked with the first run below that it reaches
+                parent[root] = -i - 1  # marks an open set with the first run of `below` that it reaches
             next_above[i] = -parent[root]
     for row in range(depth * height):
         for i in range(first[row], first[row + 1]):

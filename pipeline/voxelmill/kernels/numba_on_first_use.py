@@ -1,11 +1,11 @@
-"""Numba, loaded and compiled on first use only, so that importing voxelmill stays quick.
+"""Load Numba and compile kernels on first use only, so that importing voxelmill stays fast.
 
-In: a plain function over arrays. Out: the same function, compiled without the GIL and cached on disk.
-A compiled function cannot call another one through this wrapper; kernels are self-contained.
+In: a plain function over arrays. Out: the same function, compiled to run without the GIL and cached on disk.
+A compiled function cannot call another one through this wrapper, so kernels are self-contained.
 
-The cache is Numba's: beside the installed package, else in the user's cache folder, or where NUMBA_CACHE_DIR
-says. Where none of them can be written there is none, and each process compiles for some seconds. A folder in
-a shared /tmp is no way out: Numba unpickles what it finds.
+The cache is Numba's own: beside the installed package, else in the user's cache folder, or in
+NUMBA_CACHE_DIR. If none of these can be written, each process compiles for some seconds. A folder in a shared
+/tmp would be unsafe, because Numba unpickles the files it finds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return build(True)(*args, **kwargs)
-        except OSError:  # of the cache, before anything is computed: a kernel touches no file
+        except OSError:  # from the cache, before anything is computed: a kernel itself opens no file
             say_no_cache()
             return build(False)(*args, **kwargs)
 
@@ -49,37 +49,37 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def compile_now(function: Callable[..., Any], signature: Any, **options: Any) -> Any:
-    """`function`, compiled for one signature with some of Numba's options."""
+    """Compile `function` now for one signature, with options of ``numba.njit``."""
     try:
         return _compile(function, signature, True, options)
-    except OSError:  # of the cache: its disk is full, or its files are another user's
+    except OSError:  # from the cache: its disk is full, or its files belong to another user
         say_no_cache()
         return _compile(function, signature, False, options)
 
 
 def check_compiler() -> None:
-    """Refuse to begin without compiled kernels: pure Python would need hours, and its integers do not wrap.
+    """Refuse to begin without compiled kernels: pure Python would take hours, and its integers do not wrap.
 
     Raises
     ------
     ConfigError
-        If Numba is told not to compile.
+        If NUMBA_DISABLE_JIT is set.
     """
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise ConfigError("NUMBA_DISABLE_JIT is set, and kernels have to be compiled. Unset it.")
 
 
 def _compile(function: Callable[..., Any], signature: Any, cache: bool, options: dict[str, Any]) -> Any:
-    """A compiled function; without a cache where there is no folder for one."""
+    """Compile a function; without a cache if no folder for one can be written."""
     check_compiler()
-    ensure_home()  # without one, Numba would make a folder called ~ where the process runs
+    ensure_home()  # without HOME, Numba would make a folder named ~ in the working directory
     import numba
 
     kernel = numba.njit(nogil=True, **options)(function)
     if cache:
         try:
             kernel.enable_caching()
-        except RuntimeError:  # no folder can be written
+        except RuntimeError:  # Numba found no writable folder
             say_no_cache()
     if signature is not None:
         kernel.compile(signature)
@@ -88,5 +88,5 @@ def _compile(function: Callable[..., Any], signature: Any, cache: bool, options:
 
 @functools.cache
 def say_no_cache() -> None:
-    """Once for each process; of several workers `cluster.settings` lets one be heard."""
+    """Warn once per process; `runtime.cluster.dask_settings` shows the warning of one worker only."""
     logger.warning(NO_CACHE)

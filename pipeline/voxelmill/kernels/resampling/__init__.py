@@ -1,1 +1,1 @@
-"""Images and labels on another grid of the same axes: banded matrices, and their compiled passes."""
+"""Resampling of images and labels to another grid with the same axes: banded matrices, compiled passes."""

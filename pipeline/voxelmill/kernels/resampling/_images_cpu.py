@@ -1,12 +1,12 @@
-"""The compiled passes of `resample`: planes and columns of one volume. Imports Numba.
+"""The compiled passes of `resample`: planes and columns of one volume. This module imports Numba.
 
 Along one axis, a piece of at most 64 output voxels is computed from a window of the input: the window is
-loaded, the spline's recursion runs forwards and backwards through it, and each output row is a sum of four
-weighted rows. All loops run along contiguous voxels in the first caches; x becomes the slow axis of a plane
-by transposing it. The arithmetic of a piece depends on nothing but its window, so cutting changes no bit.
+loaded, the spline recursion runs forwards and backwards through it, and each output row is a sum of four
+weighted rows. All loops run along contiguous voxels that stay in the L1 or L2 cache; planes are transposed
+to resample along x. A piece depends on its window only, so computing a volume in boxes changes no bit.
 
-Measured on one core of a busy two-core machine, (96, 256, 256) to (128, 320, 320), output Mvoxel/s: rows of W
-applied as matrix products of 32 rows 190; as sums of 24 weighted rows, compiled, 210; this recursion 320.
+Measured on one core of a busy two-core machine, (96, 256, 256) to (128, 320, 320), output Mvoxel/s: 190 for
+matrix products of 32 rows of W, 210 for compiled sums of 24 weighted rows, 320 for this recursion.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from voxelmill.kernels.resampling.axis_matrix import GRID, SHORT, SLAB, Step
 
 _FUSED = {"contract"}  # a * b + c is rounded once; sums are never reordered
 _inline = numba.njit(fastmath=_FUSED, nogil=True, error_model="numpy")
-_STRIP = 1024  # voxels of a row of the column buffer
-_TOP = np.int64(0)  # not the literal 0, for which Numba would compile everything once more
+_STRIP = 1024  # voxels in a row of the column buffer
+_TOP = np.int64(0)  # not the literal 0, for which Numba would compile every function a second time
 
 
 @_inline
 def _end(source, at, shift, p, q, held, r):  # type: ignore[no-untyped-def]
-    """Row `r` at an end of the window: ``p`` times the input, ``q`` times what it held."""
+    """Set row `r` at an end of the window to ``p`` times the input plus ``q`` times its old value."""
     width, zero = held.shape[1], held.dtype.type(0)
     line, row = source[at : at + width], held[r]
     for j in range(width):
@@ -55,10 +55,10 @@ def _backward(pole, held, r):  # type: ignore[no-untyped-def]
 
 @_inline
 def _window(source, at, pitch, low, last, rows, pole, shift, held):  # type: ignore[no-untyped-def]
-    """Hold rows from `low` on (the ends repeated) less `shift`, and make them spline coefficients.
+    """Load input rows from `low` on, less `shift`, with the ends repeated; make them spline coefficients.
 
-    The recursion of M. Unser, A. Aldroubi and M. Eden, IEEE TPAMI 13(3), 1991, without its gain, on a signal
-    that stays constant beyond both ends of the window.
+    This is the recursion of M. Unser, A. Aldroubi and M. Eden, IEEE TPAMI 13(3), 1991, without its gain, for
+    a signal that is constant beyond both ends of the window.
     """
     one = held.dtype.type(1)
     for j in range(held.shape[1]):
@@ -75,7 +75,7 @@ def _window(source, at, pitch, low, last, rows, pole, shift, held):  # type: ign
 
 @_inline
 def _four(held, k, weights, o, shift, low, high, target, at):  # type: ignore[no-untyped-def]
-    """One output row of four weighted rows; the middle of the range is added back, then the clip."""
+    """Compute one output row from four weighted rows, add `shift` (the middle of the range), and clip."""
     width, zero = held.shape[1], held.dtype.type(0)
     a, b, c, d = weights[o, 0], weights[o, 1], weights[o, 2], weights[o, 3]
     p, q, r, s = held[k], held[k + 1], held[k + 2], held[k + 3]
@@ -87,7 +87,7 @@ def _four(held, k, weights, o, shift, low, high, target, at):  # type: ignore[no
 
 @_inline
 def _many(held, k, weights, o, shift, low, high, target, at):  # type: ignore[no-untyped-def]
-    """The same for more weights."""
+    """Do the same for more than four weights."""
     row = target[at : at + held.shape[1]]
     for j in range(len(row)):
         row[j] = 0
@@ -103,7 +103,7 @@ def _many(held, k, weights, o, shift, low, high, target, at):  # type: ignore[no
 def _axis(  # type: ignore[no-untyped-def]
     source, at, pitch, last, step, held, before, after, low, high, target, to, stride
 ):
-    """All pieces of one axis: rows of `source`, `pitch` apart, to rows of `target`, `stride` apart."""
+    """Compute all pieces of one axis, from rows of `source`, `pitch` apart, to rows `stride` apart."""
     first, weights, pieces, pole = step[:4]
     for p in range(len(pieces)):
         start = pieces[p, 2]
@@ -131,7 +131,7 @@ def _turn(source, n, m, target):  # type: ignore[no-untyped-def]
 
 
 def columns(source, size, step, before, after, low, high, target, grid):  # type: ignore[no-untyped-def]
-    """Along axis 0, strip by strip of voxels that are contiguous in both arrays."""
+    """Resample along axis 0, in strips of voxels that are contiguous in both arrays."""
     n, height, width, plane, pitch = size
     across = -(-width // -(-width // _STRIP))
     room = np.empty((step[4], across), target.dtype)
@@ -143,7 +143,7 @@ def columns(source, size, step, before, after, low, high, target, grid):  # type
 
 
 def planes(source, size, chosen, y, x, before, after, low, high, target, grid):  # type: ignore[no-untyped-def]
-    """Along axes 1, then 2: output plane ``k`` from plane ``chosen[k]``, clipped to its own range."""
+    """Resample along axis 1, then 2: output plane ``k`` from plane ``chosen[k]``, clipped to its range."""
     height, width, plane, pitch = size[1:]
     rows, cols = len(y[0]), len(x[0])
     held_y = np.empty((y[4], width), target.dtype)
@@ -153,7 +153,7 @@ def planes(source, size, chosen, y, x, before, after, low, high, target, grid): 
     none, free = target.dtype.type(0), target.dtype.type(np.inf)
     for k in range(len(chosen)):
         to = k * grid[3]
-        if k == 0 or chosen[k] != chosen[k - 1]:
+        if k == 0 or chosen[k] != chosen[k - 1]:  # the same input plane again gives the same output plane
             at = chosen[k] * plane
             _axis(source, at, pitch, height - 1, y, held_y, before, none, -free, free, upright, _TOP, width)
             _turn(upright, rows, width, turned)
@@ -167,7 +167,7 @@ def planes(source, size, chosen, y, x, before, after, low, high, target, grid): 
 
 @cache
 def compiled(name: str, itemsize: int) -> Any:
-    """`columns` or `planes` for one float type."""
+    """Return `columns` or `planes`, compiled for floats of `itemsize` bytes."""
     real, whole = numba.from_dtype(np.dtype(f"f{itemsize}")), numba.int64
     types: Any = numba.types
     voxels, size = real[::1], types.UniTuple(whole, 5)
@@ -190,25 +190,29 @@ def sweep(
     middle: float,
     out: Any,
 ) -> None:
-    """Resample one volume: planes then columns, or columns then planes where axis 0 shrinks.
+    """Resample one volume: planes then columns, or columns then planes if axis 0 shrinks.
 
-    The volume between the two is held for a slab of the output only. Where rows of `volume` or `out` are not
-    contiguous, they are copied.
+    The intermediate volume is held for one slab of the output at a time. Volumes whose rows are not
+    contiguous are copied.
 
     Parameters
     ----------
     volume : (z, y, x)
         The voxels that `steps` read; float32 or float64.
     begin : (z, y, x)
-        Its first voxel in the whole input, from which `steps` count.
+        Index of its first voxel in the whole input.
+    steps : list of Step
+        One per axis, with indices of the whole input.
     factors : (z, y, x)
         Output voxels per input voxel.
     separate : bool
-        Clip each plane of `volume` to its own range, before anything is done across planes.
+        Clip each plane of `volume` to its own range before resampling across planes.
     limits : (low, high)
         One number each, or one for each plane of `volume`; arrays of the type of `out`.
     middle : float
         Subtracted first and added last.
+    out : (z, y, x)
+        Receives the result.
     """
     if not _is_plain(out):
         whole = np.empty(out.shape, out.dtype)
@@ -241,7 +245,7 @@ def sweep(
 
 @dataclass(frozen=True)
 class _Way:
-    """A `Step` counted from the first voxel of a block."""
+    """A `Step` whose indices count from the first voxel of a block."""
 
     first: Any
     weights: Any
@@ -256,12 +260,15 @@ class _Way:
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """As the compiled passes take it, with the rows of the largest window."""
+        """The tuple that the compiled passes take; it ends with the number of rows of the largest window."""
         tallest = int((self.pieces[:, 3] - self.pieces[:, 2]).max())
         return self.first, self.weights, self.pieces, self.pole, tallest
 
     def slabs(self, voxels: int) -> Iterator[tuple[slice, _Way, slice]]:
-        """Output rows, their way and the input rows they need, whole pieces of about `SLAB` voxels."""
+        """Yield slabs of whole pieces, about `SLAB` voxels each: output rows, their way, their input rows.
+
+        `voxels` is the number of voxels per output row.
+        """
         count = max(1, SLAB // (GRID * voxels))
         for k in range(0, len(self.pieces), count):
             pieces = self.pieces[k : k + count]
@@ -288,7 +295,7 @@ def _columns(volume: Any, z: _Way, before: Any, after: Any, limits: tuple[Any, A
     low, high = (out.dtype.type(limit) for limit in limits)
     merge = all(array.strides[1] == array.shape[2] * array.itemsize for array in (volume, out))
     call, target = compiled("columns", out.itemsize), out
-    if not merge and out.shape[2] < _STRIP // 4 and out.size <= SHORT:  # one long row, and a copy
+    if not merge and out.shape[2] < _STRIP // 4 and out.size <= SHORT:  # long rows are worth a copy of `out`
         target = np.empty(out.shape, out.dtype)
         merge = volume.strides[1] == volume.shape[2] * volume.itemsize
     call(*_memory(volume, merge), z.arguments, before, after, low, high, *_memory(target, merge))
@@ -297,13 +304,16 @@ def _columns(volume: Any, z: _Way, before: Any, after: Any, limits: tuple[Any, A
 
 
 def _is_plain(volume: Any) -> bool:
-    """x is contiguous, and z and y ascend in memory by whole voxels."""
+    """Return whether x is contiguous, and strides along z and y are non-negative and whole voxels."""
     steps_well = all(step >= 0 and step % volume.itemsize == 0 for step in volume.strides[:2])
     return steps_well and volume.strides[2] == volume.itemsize
 
 
 def _memory(volume: Any, merge: bool = False) -> tuple[Any, tuple[int, ...]]:
-    """The voxels as one stretch of memory; shape, plane stride and row stride; planes `merge` to one row."""
+    """Return the voxels as a flat array, and their shape, plane stride and row stride in voxels.
+
+    With `merge`, each plane counts as one long row.
+    """
     n, height, width = volume.shape
     plane, pitch = (step // volume.itemsize for step in volume.strides[:2])
     length = 1 + (n - 1) * plane + (height - 1) * pitch + width - 1

@@ -1,7 +1,7 @@
-"""`resample` with whole-array operations, for arrays on a GPU: one tap of one axis at a time.
+"""`resample` for arrays on a GPU, with whole-array operations: one tap of one axis at a time.
 
-Like the compiled sweeps, each output voxel adds its taps in a fixed order, so cutting changes no bit; a
-matrix product would choose its order by the shape of the box.
+Each output voxel adds its taps in a fixed order, as in the compiled sweeps, so computing a volume in boxes
+changes no bit. A matrix product would choose the order by the shape of the box.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def sweep(
     middle: float,
     out: Any,
 ) -> None:
-    """Resample one volume; the parameters are those of the compiled `sweep`, with bands for steps."""
+    """Resample one volume; the parameters are those of the compiled `sweep`, with bands instead of steps."""
     module = get_array_module(volume)
     result = volume - out.dtype.type(middle)
     for axis in sorted((1, 2) if separate else (0, 1, 2), key=factors.__getitem__):
@@ -36,7 +36,7 @@ def sweep(
 
 
 def _apply(volume: Any, band: Band, begin: int, axis: int) -> Any:
-    """``W @ volume`` along one axis."""
+    """Return ``W @ volume`` along one axis."""
     module = get_array_module(volume)
     last, shape = volume.shape[axis] - 1, [-1 if axis == k else 1 for k in range(3)]
     result: Any = 0

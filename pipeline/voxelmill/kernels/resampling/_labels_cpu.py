@@ -1,4 +1,4 @@
-"""The compiled pass of `resample_labels(method="linear")`: one output plane. Imports Numba."""
+"""The compiled pass of `resample_labels(method="linear")`: one output plane. This module imports Numba."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from voxelmill.kernels.numba_on_first_use import compile_now
 
-_inline = numba.njit(nogil=True)  # no fast mathematics: SciPy's order of operations decides near ties
+_inline = numba.njit(nogil=True)  # without fastmath: SciPy's order of operations decides near ties
 
 
 @_inline
 def _winner(corner, weight, nearest, near):  # type: ignore[no-untyped-def]
-    """Label with the largest summed weight; ties to that of corner `nearest`, else to the lowest."""
+    """Return the label with the largest summed weight; a tie goes to corner `nearest`, else to the lowest."""
     best, winner, counted = near, corner[nearest], 0
     for k in range(8):
         if counted >> k & 1:
@@ -32,7 +32,7 @@ def _winner(corner, weight, nearest, near):  # type: ignore[no-untyped-def]
 
 @_inline
 def _score(a, b, c, d, i, k, q, r, s, t, u, v, label):  # type: ignore[no-untyped-def]
-    """Summed weight of one label at the 8 corners, in SciPy's order."""
+    """Return the summed weight of one label at the 8 corners, in SciPy's order."""
     score = q * u if a[i] == label else 0.0
     score += q * v if a[k] == label else 0.0
     score += r * u if b[i] == label else 0.0
@@ -46,7 +46,7 @@ def _score(a, b, c, d, i, k, q, r, s, t, u, v, label):  # type: ignore[no-untype
 
 @_inline
 def _pure_cells(a, b, c, d, same, pure):  # type: ignore[no-untyped-def]
-    """Mark the cells whose 8 corners agree; say whether all of them do, and so the whole row."""
+    """Mark the cells whose 8 corners agree; return whether the whole row has one label."""
     n = len(a)
     for i in range(n):
         same[i] = (a[i] == b[i]) & (a[i] == c[i]) & (a[i] == d[i])
@@ -61,7 +61,7 @@ def _pure_cells(a, b, c, d, same, pure):  # type: ignore[no-untyped-def]
 def plane(  # type: ignore[no-untyped-def]
     front, back, wz0, wz1, near_z, y0, y1, wy0, wy1, near_y, x0, x1, wx0, wx1, near_x, target
 ):
-    """One plane from the two input planes beside it; `near_*` says whether the upper neighbour is nearer."""
+    """Compute one plane from its two neighbours; `near_*` is 1 where the upper neighbour is nearer."""
     width = front.shape[1]
     same, pure = np.empty(width, np.bool_), np.empty(width, np.bool_)
     corner, weight = np.empty(8, front.dtype), np.empty(8)
@@ -94,7 +94,7 @@ def plane(  # type: ignore[no-untyped-def]
 
 @cache
 def compiled(itemsize: int) -> Any:
-    """`plane` for int32 or int64 labels."""
+    """Return `plane`, compiled for int32 or int64 labels."""
     integer = numba.from_dtype(np.dtype(f"i{itemsize}"))
     index, real = numba.int64[::1], numba.float64[::1]
     side = (index, index, real, real, index)

@@ -8,17 +8,18 @@ Signal Processing Magazine 16(6), 1999). SciPy pads 12 voxels and mirrors beyond
 
 W is applied in one of two forms:
 
-- a `Band` holds its rows, cut to ``2 * half`` taps (and those of the Gaussian). What is cut off has an
-  absolute sum below ``TAIL[order] * abs(z)**half``: 1.9e-7 for float32, 2.6e-14 for float64 at order 3.
+- a `Band` holds the rows of W, cut to ``2 * half`` taps (plus those of the Gaussian). The absolute sum of the
+  taps that are cut off is below ``TAIL[order] * abs(z)**half``: 1.9e-7 for float32, 2.6e-14 for float64 at
+  order 3.
 - a `Step` holds the rows of B in W = B P, four taps each; the prefilter P is a recursion, forwards and
-  backwards. It runs `HALO` voxels beyond what a *piece* needs, as if the signal were constant further on.
-  Pieces are the output voxels between multiples of `GRID`, counted from voxel 0, so that a voxel's window,
-  and with it every bit of the result, is the same in whatever box it is computed. The error of a voxel
-  is below ``3 * abs(z)**HALO`` of half the value range: 4.2e-7 for float32, 6e-14 for float64.
+  backwards. It starts `HALO` voxels outside the samples of a *piece*, as if the signal were constant beyond.
+  Pieces are the output voxels between multiples of `GRID`, counted from voxel 0, so that the window of a
+  voxel, and with it every bit of the result, is the same in every box. The error of a voxel is below
+  ``3 * abs(z)**HALO`` of half the value range: 4.2e-7 for float32, 6e-14 for float64.
 
-The absolute sum of a row of W is at most 1.55, so three axes err by at most ``3 * 1.55**2`` times that: 7e-7
-of the value range for float32 in the first form, 1.5e-6 in the second, before rounding.
-On noise 2e-7 is seen.
+The absolute sum of a row of W is at most 1.55, so the error of three axes is at most ``3 * 1.55**2`` times
+that: 7e-7 of the value range for float32 in the first form, 1.5e-6 in the second, before rounding. On noise
+the measured error is 2e-7.
 
 **Memory.** A row holds ``taps * itemsize + 8`` bytes; a dense matrix is never made.
 """
@@ -39,18 +40,21 @@ Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
 POLE = {2: 8**0.5 - 3, 3: 3**0.5 - 2}
+"""Pole z of the prefilter, by order."""
 GAIN = {2: 8.0, 3: 6.0}
+"""Gain of the prefilter, by order; the weights of B include it."""
 TAIL = {2: 4.3, 3: 1.35}
+"""Factor of the error bound of a `Band`, by order."""
 HALF = {4: {2: 12, 3: 12}, 8: {2: 18, 3: 24}}
 """Taps of a band on each side of a sample, by bytes of a voxel and order."""
 HALO = {4: 12, 8: 24}
-"""Voxels that the recursion runs beyond a piece on each side, by bytes of a voxel."""
+"""Voxels that the recursion starts outside a piece on each side, by bytes of a voxel."""
 GRID = 64
 """Output voxels of a piece."""
 SLAB = 1 << 23
-"""Voxels that a sweep holds between its two passes, or those of one piece if that is more."""
+"""Voxels that a sweep holds between its two passes, or one piece if that is more."""
 SHORT = 1 << 20
-"""Voxels of an output with short rows that is written by way of a copy, at most."""
+"""Largest output with short rows, in voxels, that is computed in a copy with long rows."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Band:
     first : (rows,) int64
         First input voxel of each row.
     weights : (rows, taps)
-        In the dtype they are applied in; zero where ``first + t`` lies beyond the axis.
+        In the dtype of the result; zero where ``first + t`` lies beyond the axis.
     """
 
     first: Index
@@ -73,22 +77,23 @@ class Band:
 class Step:
     """Rows of B, piece by piece: ``out[o] = sum_t weights[o, t] * held[first[o] + t]``.
 
-    `held` is a window of the input, its ends repeated; with a pole, its spline coefficients.
+    `held` is a window of the input with its ends repeated or, with a pole, the window's spline coefficients.
 
     Attributes
     ----------
     first : (rows,) int64
-        First voxel of each row, may lie beyond the ends.
+        First voxel of each row; it may lie beyond the ends of the axis.
     weights : (rows, taps)
-        A multiple of 4 taps in the dtype they are applied in.
+        In the dtype of the result; the number of taps is a multiple of 4.
     pieces : (n, 4) int64
-        Output rows from and to, counted from the first, and the window from and to.
+        For each piece its output rows, counted from the first row, and its window on the input axis: two
+        half-open ranges.
     pole : float
-        Of the recursion; 0 for none.
+        Pole of the recursion; 0 for none.
     reads : (int, int)
-        The input voxels that matter, half-open.
+        Input voxels that the result depends on, half-open.
     is_copy : bool
-        Each output voxel is one input voxel.
+        Whether each output voxel is a copy of one input voxel.
     """
 
     first: Index
@@ -100,19 +105,22 @@ class Step:
 
 
 def sample_positions(n_in: int, n_out: int, start: int, stop: int) -> Float:
-    """Where output voxels ``start`` to ``stop`` lie on the input axis, in SciPy's order of operations."""
+    """Return the positions of output voxels ``start`` to ``stop`` on the input axis, in input voxels.
+
+    The order of operations is SciPy's, so that the positions agree to the last bit.
+    """
     return np.asarray((np.arange(start, stop) + 0.5) * (n_in / n_out) - 0.5, np.float64)
 
 
 def nearest_index(n_in: int, n_out: int, start: int, stop: int) -> Index:
-    """Index of the nearest input voxel, ``floor(c + 0.5)``: ties go up, as in SciPy's order 0."""
+    """Return the index of the nearest input voxel, ``floor(c + 0.5)``: ties go up, as in SciPy's order 0."""
     c = sample_positions(n_in, n_out, start, stop)
     return np.clip(np.floor(c + 0.5), 0, n_in - 1).astype(np.int64)
 
 
 @lru_cache(maxsize=256)
 def band(n_in: int, n_out: int, start: int, stop: int, order: int, anti_alias: bool, itemsize: int) -> Band:
-    """Rows ``start`` to ``stop`` of one axis' matrix.
+    """Return rows ``start`` to ``stop`` of the matrix of one axis.
 
     Parameters
     ----------
@@ -140,7 +148,7 @@ def band(n_in: int, n_out: int, start: int, stop: int, order: int, anti_alias: b
 
 @lru_cache(maxsize=256)
 def step(n_in: int, n_out: int, start: int, stop: int, order: int, anti_alias: bool, itemsize: int) -> Step:
-    """Rows ``start`` to ``stop`` of one axis for the compiled sweeps; the parameters are those of `band`."""
+    """Return rows ``start`` to ``stop`` of one axis for the compiled sweeps; parameters as for `band`."""
     halo, pole = 0, 0.0
     if anti_alias and n_in > n_out:
         rows = band(n_in, n_out, start, stop, order, anti_alias, itemsize)
@@ -157,6 +165,8 @@ def step(n_in: int, n_out: int, start: int, stop: int, order: int, anti_alias: b
         a, b = max(start, grid), min(stop, grid + GRID)
         low, high = int(first[a - start]), int(first[b - 1 - start]) + taps
         if halo:
+            # The window is that of the whole piece, also if the box holds a part of it: the same bits. Beyond
+            # an end the signal is constant, so the window reaches only as far as the kernel: 2 voxels.
             whole = [
                 _samples(n_in, n_out, o, o + 1, order)[0][0] for o in (grid, min(grid + GRID, n_out) - 1)
             ]
@@ -167,7 +177,7 @@ def step(n_in: int, n_out: int, start: int, stop: int, order: int, anti_alias: b
 
 
 def _samples(n_in: int, n_out: int, start: int, stop: int, order: int) -> tuple[Index, Float]:
-    """First voxel (or coefficient) and weights of each row on an axis without ends: a row of B."""
+    """Return rows of B for an axis without ends: first voxel (or coefficient) and weights of each row."""
     if n_in == n_out:
         return np.arange(start, stop), np.ones((stop - start, 1))
     if order == 0:
@@ -181,7 +191,7 @@ def _samples(n_in: int, n_out: int, start: int, stop: int, order: int) -> tuple[
 
 
 def _bspline(t: Float, order: int) -> list[Float]:
-    """B-spline weights of the coefficients at -1, 0, 1 (and 2) around the centre."""
+    """Return the B-spline weights of the coefficients at -1, 0, 1 (and 2) relative to the centre."""
     if order == 2:
         return [(0.5 - t) ** 2 / 2, 0.75 - t * t, (0.5 + t) ** 2 / 2]
     s = 1 - t
@@ -189,7 +199,7 @@ def _bspline(t: Float, order: int) -> list[Float]:
 
 
 def _gaussian(sigma: float) -> Float:
-    """The kernel of ``scipy.ndimage.gaussian_filter`` with its default ``truncate=4``."""
+    """Return the kernel of ``scipy.ndimage.gaussian_filter`` with its default ``truncate=4``."""
     radius = int(4 * sigma + 0.5)
     if radius == 0:
         return np.ones(1)
@@ -198,7 +208,7 @@ def _gaussian(sigma: float) -> Float:
 
 
 def _fold(at: Index, weights: Float, gauss: Float, n: int, dtype: np.dtype[Any]) -> Band:
-    """Convolve the rows with `gauss` and add what lies beyond an end to the edge voxel."""
+    """Convolve the rows with `gauss` and add the weights beyond an end to the edge voxel."""
     rows, radius = np.arange(len(at))[:, None], len(gauss) // 2
     taps = weights.shape[1] + 2 * radius
     first = np.clip(at - radius, 0, max(n - taps, 0))
@@ -211,7 +221,7 @@ def _fold(at: Index, weights: Float, gauss: Float, n: int, dtype: np.dtype[Any])
 
 @dataclass(frozen=True)
 class Rule:
-    """How a volume is resampled: the settings that decide a voxel's value, but for the clip range.
+    """How a volume is resampled: all parameters that decide a voxel's value, except for the clip range.
 
     Attributes
     ----------
@@ -244,25 +254,25 @@ class Rule:
             object.__setattr__(self, name, tuple(int(n) for n in shape))
 
     def is_copy(self, axis: int) -> bool:
-        """Whether each output voxel is one input voxel along an axis."""
+        """Return whether each output voxel is a copy of one input voxel along an axis."""
         n_in, n_out = self.shape_in[axis], self.shape_out[axis]
         order = self.order_separate if axis == self.separate_axis else self.order
         return n_in == n_out or (order == 0 and not (self.anti_alias and n_in > n_out))
 
     def axes(self, write: Box) -> list[tuple[int, int, int, int, int, bool, int]]:
-        """For each axis the arguments of `band` and `step` for one output box."""
+        """Return the arguments of `band` and `step` for each axis of an output box."""
         orders = [self.order_separate if k == self.separate_axis else self.order for k in range(3)]
         spans = zip(self.shape_in, self.shape_out, write.start, write.stop, orders, strict=True)
         return [(*span, self.anti_alias, self.itemsize) for span in spans]
 
     def steps(self, write: Box) -> list[Step]:
-        """The rows of each axis for one output box."""
+        """Return the rows of each axis for an output box."""
         if any(not 0 <= a < b <= n for a, b, n in zip(write.start, write.stop, self.shape_out, strict=True)):
             raise ValueError(f"box {write.bounds} is empty or not inside the output shape {self.shape_out}")
         return [step(*axis) for axis in self.axes(write)]
 
     def read_box(self, write: Box) -> Box:
-        """Input box that one output box needs; see the function of this name."""
+        """Return the input box that an output box needs; see the function `read_box`."""
         return Box.from_bounds([axis.reads for axis in self.steps(write)])
 
 
@@ -277,10 +287,10 @@ def read_box(
     anti_alias: bool = False,
     itemsize: int = 4,
 ) -> Box:
-    """Input box that one output box needs; the one place that knows the halo.
+    """Return the input box that an output box needs. Only this module knows the halo.
 
-    The prefilter reaches every voxel, but what it adds falls by 3.73 a voxel, so a finite halo meets the
-    error bound above::
+    The prefilter reaches every voxel, but its weight falls by a factor of 3.73 per voxel, so a finite halo
+    meets the error bound above::
 
         |hhhh|ssssssssssss|hhhh|      s: samples under the kernel of the pieces touched   h: halo
                |wwwwwwww|             w: write box, in output voxels
@@ -294,17 +304,17 @@ def read_box(
     order, separate_axis, order_separate, anti_alias
         As for `voxelmill.resample`. For labels: order 0 for nearest, 1 for linear, `order_separate` 0.
     itemsize : {4, 8}
-        Bytes of a voxel: float64 has a wider halo. Orders 0 and 1 have none.
+        Bytes of a voxel: float64 has a wider halo. Orders 0 and 1 have no halo.
 
     Returns
     -------
     Box
-        In voxels of the input, clipped to it.
+        In input voxels, clipped to the input.
 
     Raises
     ------
     ValueError
-        If the box is empty or not inside `shape_out`, or a shape, an order or an axis is wrong.
+        If the box is empty or not inside `shape_out`, or a shape, an order or an axis is invalid.
     """
     shapes = tuple(shape_in), tuple(shape_out)
     return Rule(*shapes, order, separate_axis, order_separate, anti_alias, itemsize).read_box(write)

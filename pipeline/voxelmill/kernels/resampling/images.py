@@ -1,8 +1,9 @@
-"""Resampling of image volumes: arrays in, arrays out, the whole or any box of the output.
+"""Resampling of image volumes: the whole output or any box of it.
 
-One banded matrix per axis (`axis_matrix.py` states the mathematics and the error bound) is applied axis by
-axis, to voxels less the middle of their range, and the result is clipped. NumPy arrays go through compiled
-sweeps (`_images_cpu.py`), CuPy arrays through whole-array operations (`_images_gpu.py`). Knows no files,
+In: arrays, or the read box of an output box. Out: arrays. Each axis has one banded matrix (`axis_matrix.py`
+states the mathematics and the error bound). The matrices are applied axis by axis, after the middle of the
+value range is subtracted, and the result is clipped. NumPy arrays go through compiled sweeps
+(`_images_cpu.py`), CuPy arrays through whole-array operations (`_images_gpu.py`). This module knows no files,
 chunks or tasks.
 """
 
@@ -34,11 +35,11 @@ def resample(
     clip: Clip = True,
     box: Box | Bounds | None = None,
 ) -> Array:
-    """Resample a volume to a new shape, as nnU-Net does, or only one box of the result.
+    """Resample a volume to a new shape, as nnU-Net does, or compute one box of the result.
 
-    Equal to ``skimage.transform.resize(mode="edge")`` and so to ``scipy.ndimage.zoom(mode="nearest",
-    grid_mode=True)`` with a clip, within 1e-5 of the value range for float32 and 1e-10 for float64. A box has
-    the bits of the whole.
+    The result equals ``skimage.transform.resize(mode="edge")``, and so ``scipy.ndimage.zoom(mode="nearest",
+    grid_mode=True)`` with a clip, within 1e-5 of the value range for float32 and 1e-10 for float64. A box is
+    identical, bit for bit, to the same part of the whole result.
 
     Parameters
     ----------
@@ -49,27 +50,27 @@ def resample(
     order : {0, 1, 2, 3}
         Spline degree; 0 copies the nearest voxel.
     separate_axis : {None, 0, 1, 2}
-        Resample each slice along this axis in its plane, then across with `order_separate`.
+        Resample each slice along this axis in its plane, then across slices with `order_separate`.
     anti_alias : bool
         Smooth shrinking axes first with scikit-image's Gaussian, sigma ``(factor - 1) / 2``.
     clip : bool, or (low, high)
-        True: to the range of the whole array, per channel, and per slice along `separate_axis`. A pair
-        holds numbers, or arrays of shape (c,), or with a separate axis (c, slices of the input); a volume
-        without channels has no c.
+        True clips to the range of the whole array, per channel, and per slice along `separate_axis`. A pair
+        holds numbers, or arrays of shape (c,) or, with a separate axis, (c, slices of the input). Omit c for
+        a volume without channels.
     box : Box or ((z0, z1), (y0, y1), (x0, x1)), optional
         Part of the output to compute; only the input that it needs is resampled.
 
     Returns
     -------
     array
-        Of the box' shape, with the channels of `array`; NumPy for NumPy, CuPy for CuPy.
+        With the shape of the box and the channels of `array`, from the same array library.
 
     Raises
     ------
     ValueError
-        If a shape, an order, an axis or the box is wrong.
+        If a shape, an order, an axis or the box is invalid.
     ValueRuleError
-        If the range is needed and a voxel is not finite.
+        If the value range is needed and a voxel is not finite.
     """
     volumes = as_volumes(array)
     itemsize = float_type(volumes.dtype).itemsize
@@ -103,29 +104,36 @@ def resample_block(
     middle: Any = None,
     out: Array | None = None,
 ) -> Array:
-    """`resample` for a task that holds only its read box.
+    """Compute one output box of `resample` in a task that holds only its read box.
 
     Parameters
     ----------
     block : (z, y, x) or (c, z, y, x)
         The input voxels of `read`.
     read, write : Box
-        Input box (at least what `read_box` says) and output box, voxels of the whole input and output.
+        Input box (at least that of `read_box`) and output box, in voxels of the whole input and output.
     shape_in, shape_out : (z, y, x)
         Voxels of the whole input and output.
+    order, separate_axis, order_separate, anti_alias
+        As for `resample`.
     clip : (low, high) or None
         Range of the whole input: numbers or arrays that broadcast to (c,) or, with a separate axis, to
-        (c, shape_in[separate_axis]), indexed by the slice of the whole input. Never computed here.
+        (c, shape_in[separate_axis]), indexed by the slice of the whole input. It is never computed here.
     middle : number or (c,), optional
-        What is subtracted before and added after, for precision: by default the middle of the clip range,
-        0 without one. The same for all blocks of a volume, or the blocks differ in their last bits.
+        Subtracted before and added after, for precision: by default the middle of the clip range, or 0
+        without one. It must be the same for all blocks of a volume, or they differ in their last bits.
     out : array, optional
-        Of the output's shape and type, to write into.
+        Array of the output's shape and type to write into.
 
     Returns
     -------
     array
         `out`, or a new array.
+
+    Raises
+    ------
+    ValueError
+        If the block is not its read box, the read box is too small, or an argument is invalid.
     """
     volumes = as_volumes(block)
     dtype = float_type(volumes.dtype)
@@ -140,12 +148,13 @@ def resample_block(
 
 
 def workspace_bytes(rule: Rule, read: Box, write: Box) -> int:
-    """Bytes that `resample_block` allocates beyond its block and its output, at most.
+    """Return the most bytes that `resample_block` allocates besides its block and its output.
 
-    One channel at a time: the volume between the two sweeps, for a slab of 32 MiB or of 64 output voxels if
-    that is more, unless the first axis is copied; the buffers of one plane; one window of a strip of columns;
-    a copy of a small output; copies of block and output where x is the separate axis, whose rows are not
-    contiguous then. Where every axis is copied, what `gather` holds. The block is no more than its read box.
+    The block must not exceed its read box. The terms, for one channel at a time: the volume between the two
+    sweeps, for a slab of 32 MiB or of 64 output voxels if that is more, unless the first axis is copied; the
+    buffers of one plane; one window of a strip of columns; a copy of a small output; copies of block and
+    output if x is the separate axis, because their rows are then not contiguous. If every axis is copied, the
+    bound is the memory of `gather`.
     """
     front = rule.separate_axis or 0
     axes = [front, *(k for k in range(3) if k != front)]
@@ -162,7 +171,7 @@ def workspace_bytes(rule: Rule, read: Box, write: Box) -> int:
 
 
 def gather_voxels(read: Sequence[int], write: Sequence[int]) -> int:
-    """Voxels that `gather` holds beyond its volume and its output, at most."""
+    """Return the most voxels that `gather` holds besides its volume and its output."""
     shape, sizes = list(read), []
     for axis in _gather_order(read, write)[:2]:
         shape[axis] = write[axis]
@@ -171,14 +180,14 @@ def gather_voxels(read: Sequence[int], write: Sequence[int]) -> int:
 
 
 def as_volumes(array: Array) -> Array:
-    """The array as (c, z, y, x)."""
+    """Return the array as (c, z, y, x)."""
     if array.ndim not in (3, 4) or array.size == 0:
         raise ValueError(f"the array has shape {array.shape}; (z, y, x) or (c, z, y, x) is needed, not empty")
     return array[None] if array.ndim == 3 else array
 
 
 def as_box(box: Box | Bounds | None, shape: Sequence[int]) -> Box:
-    """The box asked for; the whole output where none is."""
+    """Return `box` as a `Box`, or the whole output if it is None."""
     if box is None:
         return Box.whole(shape)
     if not isinstance(box, Box):
@@ -191,7 +200,7 @@ def as_box(box: Box | Bounds | None, shape: Sequence[int]) -> Box:
 
 
 def as_target(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], module: Any) -> Array:
-    """`out` if it fits, or a new array."""
+    """Return `out` after checking its shape and type, or a new array if it is None."""
     if out is None:
         return module.empty(shape, dtype)
     if out.shape != shape or out.dtype != dtype:
@@ -209,12 +218,18 @@ def check_block(shape: tuple[int, ...], read: Box, need: Box, write: Box) -> Non
 
 
 def float_type(dtype: Any) -> np.dtype[Any]:
-    """float64 for float64, float32 for all others."""
+    """Return float64 for float64, and float32 for all other types."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def value_ranges(volumes: Array, separate_axis: int | None = None) -> tuple[Any, Any]:
-    """Smallest and largest voxel of each channel (c,), or of each slice of each channel (c, slices)."""
+    """Return the smallest and largest voxel per channel (c,), or per channel and slice (c, slices).
+
+    Raises
+    ------
+    ValueRuleError
+        If a voxel is not finite.
+    """
     if separate_axis in (None, 0):  # plane by plane: one pass over memory for both
         pairs = [(plane.min(), plane.max()) for volume in volumes for plane in volume]
         stack, shape = get_array_module(volumes).stack, volumes.shape[:2]
@@ -230,7 +245,7 @@ def value_ranges(volumes: Array, separate_axis: int | None = None) -> tuple[Any,
 
 
 def _resample_channels(volumes: Array, rule: Rule, write: Box, clip: Clip, middle: Any, out: Array) -> None:
-    """Each channel in turn, with a separate axis moved to the front."""
+    """Resample the channels one after another, with a separate axis moved to the front."""
     axis = rule.separate_axis
     low, high = _limits(clip, len(volumes), None if axis is None else rule.shape_in[axis])
     centres = np.broadcast_to(_middle(low, high) if middle is None else middle, len(volumes))
@@ -245,7 +260,7 @@ def _resample_channels(volumes: Array, rule: Rule, write: Box, clip: Clip, middl
 
 
 def _front(array: Array, axis: int) -> Array:
-    """(c, z, y, x) with one of z, y, x moved before the others."""
+    """Return (c, z, y, x) with one of z, y, x moved before the other two."""
     return get_array_module(array).moveaxis(array, 1 + axis, 1)
 
 
@@ -258,7 +273,7 @@ def _resample_volume(
     middle: float,
     out: Array,
 ) -> None:
-    """One channel: a gather where every axis copies voxels, else a sweep."""
+    """Resample one channel: by a gather if every axis copies voxels, else by a sweep."""
     volume, steps = volume.astype(out.dtype, copy=False), [step(*axis) for axis in arguments]
     if all(axis.is_copy for axis in steps):
         gather(volume, [axis.first - start for axis, start in zip(steps, begin, strict=True)], out)
@@ -274,9 +289,9 @@ def _resample_volume(
 
 
 def gather(volume: Array, index: list[Any], out: Array) -> None:
-    """Copy the voxel at ``index[axis][o]`` of each axis: x, the slow one, where the rows are fewest."""
+    """Copy the voxel at ``index[axis][o]`` of each axis; x, the slowest to gather, when rows are fewest."""
     module = get_array_module(volume)
-    quick = {"mode": "clip"} if module is np else {}
+    quick = {"mode": "clip"} if module is np else {}  # NumPy's default mode would buffer `out`
     *first, last = _gather_order(volume.shape, [len(where) for where in index])
     for axis in first:
         volume = module.take(volume, module.asarray(index[axis]), axis, **quick)
@@ -284,12 +299,12 @@ def gather(volume: Array, index: list[Any], out: Array) -> None:
 
 
 def _gather_order(read: Sequence[int], write: Sequence[int]) -> list[int]:
-    """Axes that shrink first, those that grow last, x between them."""
+    """Return the axes in the order of `gather`: those that shrink, then x, then those that grow."""
     return sorted(range(3), key=lambda k: 1 if k == 2 else 0 if write[k] < read[k] else 2)
 
 
 def _engine(module: Any) -> tuple[Any, Any]:
-    """How the rows of an axis are given, and what applies them: compiled for NumPy arrays only."""
+    """Return the maker of an axis' rows and the sweep that applies them; compiled for NumPy arrays only."""
     if module is np:
         from voxelmill.kernels.resampling import _images_cpu
 
@@ -300,7 +315,7 @@ def _engine(module: Any) -> tuple[Any, Any]:
 
 
 def _limits(clip: Clip, channels: int, slices: int | None) -> tuple[Any, Any]:
-    """The clip range as two float64 arrays (c,) or (c, slices); infinite where nothing is clipped."""
+    """Return the clip range as two float64 arrays (c,) or (c, slices); infinite if nothing is clipped."""
     if clip is True:
         raise ValueError("clip=True needs the whole array; a block takes (low, high)")
     pair = clip if isinstance(clip, tuple | list) else (-np.inf, np.inf)
@@ -316,12 +331,12 @@ def _limits(clip: Clip, channels: int, slices: int | None) -> tuple[Any, Any]:
 
 
 def _middle(low: Any, high: Any) -> Any:
-    """Middle of each channel's range (c,); 0 where there is none."""
+    """Return the middle of each channel's range (c,); 0 if the range is infinite."""
     low, high = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (low, high))
     middle = (low.min(1) + high.max(1)) / 2
     return np.where(np.isfinite(middle), middle, 0)
 
 
 def _with_channel(limit: Any) -> Any:
-    """A clip limit of a volume without channels, for one channel."""
+    """Add the channel axis to a clip limit of a volume without channels."""
     return np.asarray(limit)[None] if np.ndim(limit) else limit

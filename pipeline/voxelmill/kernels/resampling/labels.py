@@ -1,11 +1,11 @@
 """Resampling of label volumes: an output voxel is always one of the labels around it.
 
-*Nearest* is a gather. *Linear* is what nnU-Net's `resize_segmentation` (batchgenerators 0.25.5) computes: the
-indicator of every label is interpolated linearly and the largest wins; an exact tie goes to the nearest label
-if it is among the tied, else to the lowest. Here the cost does not depend on the number of labels: only the
-labels at the 8 corners of a voxel's cell can win. Where they agree, that label is copied; elsewhere their
-scores are summed in float64 in the order of `scipy.ndimage.zoom` (weights multiplied z, y, x; corners added
-with x fastest), so that near ties fall the same way to the last bit.
+*Nearest* is a gather. *Linear* computes the same as nnU-Net's `resize_segmentation` (batchgenerators 0.25.5):
+the indicator of every label is interpolated linearly and the largest wins. An exact tie goes to the nearest
+label if it is among the tied ones, else to the lowest. Here the cost does not depend on the number of labels,
+because only the labels at the 8 corners of a voxel's cell can win. If they agree, that label is copied. If
+not, their scores are summed in float64 in the order of `scipy.ndimage.zoom` (weights multiplied z, y, x;
+corners added with x fastest), so that near ties are decided the same way to the last bit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def resample_labels(
     separate_axis: int | None = None,
     box: Box | Bounds | None = None,
 ) -> Array:
-    """Resample a volume of labels to a new shape, or only one box of the result.
+    """Resample a volume of labels to a new shape, or compute one box of the result.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def resample_labels(
         Voxels of the whole output.
     method : {"nearest", "linear"}
         The label of the nearest voxel (ties as in SciPy's order 0), or nnU-Net's argmax of linearly
-        interpolated labels (batchgenerators 0.25.5), bit for bit.
+        interpolated indicators (batchgenerators 0.25.5), bit for bit.
     separate_axis : {None, 0, 1, 2}
         Resample each slice along this axis in its plane, then take the nearest slice.
     box : Box or ((z0, z1), (y0, y1), (x0, x1)), optional
@@ -52,12 +52,12 @@ def resample_labels(
     Returns
     -------
     array
-        Of the box' shape, in the type of `array`.
+        With the shape of the box, in the type of `array`.
 
     Raises
     ------
     ValueError
-        If a shape, the method, the axis or the box is wrong, or the array does not hold integers.
+        If a shape, the method, the axis or the box is invalid, or the array does not hold integers.
     """
     volumes = as_volumes(array)
     shape_in, shape_out = volumes.shape[1:], tuple(new_shape)
@@ -78,7 +78,7 @@ def resample_labels_block(
     separate_axis: int | None = None,
     out: Array | None = None,
 ) -> Array:
-    """`resample_labels` for a task that holds only its read box.
+    """Compute one output box of `resample_labels` in a task that holds only its read box.
 
     Parameters
     ----------
@@ -89,8 +89,20 @@ def resample_labels_block(
         same separate axis) and output box, in voxels of the whole input and output.
     shape_in, shape_out : (z, y, x)
         Voxels of the whole input and output.
+    method, separate_axis
+        As for `resample_labels`.
     out : array, optional
-        Of the output's shape and type, to write into.
+        Array of the output's shape and type to write into.
+
+    Returns
+    -------
+    array
+        `out`, or a new array.
+
+    Raises
+    ------
+    ValueError
+        If the block is not its read box, the read box is too small, or an argument is invalid.
     """
     module, volumes = get_array_module(block), as_volumes(block)
     need = read_box(write, shape_in, shape_out, order=_order(method), separate_axis=separate_axis)
@@ -110,7 +122,10 @@ def resample_labels_block(
 
 @dataclass(frozen=True)
 class _Cells:
-    """Along one axis, for every output voxel: its two neighbours, their weights, and the nearest."""
+    """For every output voxel along one axis: its two neighbours, their weights, and which is nearer.
+
+    The order of the fields is that of the arguments of the compiled pass.
+    """
 
     lower: Any
     upper: Any
@@ -120,7 +135,7 @@ class _Cells:
 
 
 def _cells(n_in: int, n_out: int, start: int, stop: int, begin: int, separate: bool) -> _Cells:
-    """Neighbours and weights with SciPy's own arithmetic; a separate axis has one neighbour of weight 1."""
+    """Compute neighbours and weights in SciPy's arithmetic; a separate axis has one neighbour of weight 1."""
     nearest = nearest_index(n_in, n_out, start, stop)
     c = nearest.astype(np.float64) if separate else sample_positions(n_in, n_out, start, stop)
     weight_lower = 1.0 - (c - np.floor(c))
@@ -139,7 +154,7 @@ def _order(method: Method) -> int:
 
 
 def _keys(labels: Array) -> Array:
-    """The labels as signed integers in the same order: int32 where that holds them, else int64."""
+    """Return the labels as signed integers in the same order: int32 if that holds the type, else int64."""
     if labels.dtype == np.uint64:
         return (labels ^ labels.dtype.type(1 << 63)).view(np.int64)
     fits = labels.dtype.itemsize < 4 or labels.dtype == np.int32
@@ -147,12 +162,12 @@ def _keys(labels: Array) -> Array:
 
 
 def _from_keys(keys: Array, dtype: Any) -> Array:
-    """The inverse of `_keys`."""
+    """Invert `_keys`."""
     return keys.view(np.uint64) ^ np.uint64(1 << 63) if dtype == np.uint64 else keys
 
 
 def _compiled(volume: Array, cells: list[_Cells], out: Array) -> None:
-    """Plane by plane; only two planes of the input are held as keys."""
+    """Interpolate plane by plane with the compiled pass; only two input planes are held as keys."""
     from voxelmill.kernels.resampling import _labels_cpu
 
     z, y, x = cells
@@ -169,7 +184,7 @@ def _compiled(volume: Array, cells: list[_Cells], out: Array) -> None:
 
 
 def _vectorised(volume: Array, cells: list[_Cells], out: Array) -> None:
-    """The same with whole-array operations, plane by plane, for arrays that live on a GPU."""
+    """Do the same with whole-array operations, plane by plane, for arrays on a GPU."""
     module = get_array_module(volume)
     z, y, x = ([module.asarray(part) for part in vars(axis).values()] for axis in cells)
     for o in range(len(z[0])):
@@ -184,7 +199,7 @@ def _vectorised(volume: Array, cells: list[_Cells], out: Array) -> None:
 
 
 def _winner(module: Any, corners: list[Array], weights: list[Array], nearest: Array) -> Array:
-    """Label with the largest summed weight; ties to that of corner `nearest`, else to the lowest."""
+    """Return the label with the largest summed weight; a tie goes to corner `nearest`, else to the lowest."""
     best = module.full(corners[0].shape, -1.0)
     label, near = corners[0].copy(), module.zeros_like(corners[0])
     near_score = module.zeros(corners[0].shape)

@@ -1,1 +1,1 @@
-"""Exact facts of a channel, slab by slab: values, histograms, where the foreground lies."""
+"""Exact facts of a channel, collected slab by slab: values, histograms, locations of the foreground."""

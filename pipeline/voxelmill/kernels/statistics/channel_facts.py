@@ -1,8 +1,8 @@
-"""What one channel of one case contributes to the dataset's statistics, collected slab by slab.
+"""The facts of one channel of one case, collected slab by slab for the fingerprint.
 
-In: slabs (z, y, x) of stored values, with the foreground where there is a label. Out: `Facts`: per slice
-along each axis the range and number of non-zero voxels, sums, and the exact histogram of the foreground.
-Every rule speaks of rescaled values. Knows no files, cases or other channels; merging is done elsewhere.
+In: slabs (z, y, x) of stored values, with the foreground if there is a label. Out: `Facts`: per slice along
+each axis the range and number of non-zero voxels; sums; and the exact histogram of the foreground. All facts
+refer to rescaled values. This module knows no files, cases or other channels, and merges nothing.
 """
 
 from __future__ import annotations
@@ -61,20 +61,21 @@ class Facts:
     Attributes
     ----------
     low, high : three float32 arrays, of lengths z, y and x
-        Range of the non-zero voxels of each slice along that axis; +inf and -inf where there are none.
+        Range of the non-zero voxels of each slice along that axis; +inf and -inf if there are none.
     nonzero : three int64 arrays, of lengths z, y and x
         Number of non-zero voxels of each slice along that axis.
     count, total, squares : int, float, float
         Number, sum and sum of squares of all non-zero voxels.
     foreground_count, foreground_total, foreground_squares : int, float, float
-        The same of the foreground; without a label the foreground is all non-zero voxels.
+        The same for the foreground; without a label the foreground is all non-zero voxels.
     foreground_low, foreground_high : float
-        Range of the foreground; +inf and -inf where there is none.
+        Range of the foreground; +inf and -inf if there is none.
     histogram : int64 array (65536,)
-        Of the foreground. Integers of at most 16 bits: bin i counts the stored value i, or i - 32768 for
-        signed types. Other types: bin i counts the values whose 32-bit key has i as its high half.
+        Histogram of the foreground. For integers of at most 16 bits, bin i counts the stored value i, or
+        i - 32768 for signed types. For other types, bin i counts the values whose 32-bit key has the high
+        half i.
     nonfinite : int
-        Number of voxels that are not finite; they take part in nothing else.
+        Number of voxels that are not finite; all other fields ignore them.
     """
 
     low: tuple[Float32, Float32, Float32]
@@ -93,19 +94,19 @@ class Facts:
 
     @property
     def shape(self) -> Shape:
-        """Voxels along z, y, x."""
+        """Number of voxels along z, y, x."""
         z, y, x = (len(n) for n in self.nonzero)
         return z, y, x
 
     def to_arrays(self) -> dict[str, Array]:
-        """All fields as arrays, for a store; `low`, `high` and `nonzero` are joined over the axes."""
+        """Return all fields as arrays, for a store; `low`, `high` and `nonzero` are joined over the axes."""
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
         arrays = {k: np.concatenate(v) if isinstance(v, tuple) else np.asarray(v) for k, v in values}
         return {"shape": np.array(self.shape), **arrays}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array]) -> Facts:
-        """The inverse of `to_arrays`."""
+        """Make the facts from the arrays of `to_arrays`."""
         loaded: dict[str, Any] = {}
         for name in (f.name for f in fields(cls)):
             array = np.asarray(arrays[name])
@@ -119,22 +120,22 @@ class Facts:
 class ChannelFacts:
     """Accumulates the facts of one channel, one slab of whole z slices at a time.
 
-    The result does not depend on the depth or the order of the slabs: integers are summed exactly, floats
-    per slice in float64 and then over the slices without rounding.
+    The result does not depend on the depth or the order of the slabs: integers are summed exactly; floats
+    are summed per slice in float64, then over the slices with exact arithmetic and one rounding.
 
     Parameters
     ----------
     shape : (z, y, x)
-        Of the whole channel.
+        Shape of the whole channel.
     dtype : numpy dtype
-        Of the stored values.
+        Type of the stored values.
     slope, intercept : float
         ``value = stored * slope + intercept``.
 
     Raises
     ------
     ValueRuleError
-        If the type holds no real numbers, or the rescaling is not usable.
+        If the type holds no real numbers, or `check_rescale` refuses the rescaling.
     """
 
     def __init__(self, shape: Shape, dtype: npt.DTypeLike, slope: float = 1.0, intercept: float = 0.0):
@@ -147,7 +148,7 @@ class ChannelFacts:
         self._zeros = zero_keys(dtype, slope, intercept)
         self._flip = key_offset(dtype) if self._narrow else ZERO_KEY
         key = np.iinfo(np.uint16 if self._narrow else np.uint32)
-        self._low = np.full(sum(shape), key.max, key.dtype)  # of the z, then the y, then the x slices
+        self._low = np.full(sum(shape), key.max, key.dtype)  # for the z, then the y, then the x slices
         self._high = np.zeros(sum(shape), key.dtype)
         self._nonzero = np.zeros(sum(shape), np.int64)
         self._extent = np.stack([np.full(shape[2], key.max), np.zeros(shape[2])]).astype(key.dtype)
@@ -157,21 +158,21 @@ class ChannelFacts:
         self._slices = SlicesSeen(shape)
 
     def add(self, z: int, data: Array, foreground: Array | None = None) -> None:
-        """Take in slices ``z`` to ``z + len(data)``.
+        """Add slices ``z`` to ``z + len(data)``.
 
         Parameters
         ----------
         z : int
-            Position of the first slice.
+            Index of the first slice.
         data : array (d, y, x)
             Stored values.
         foreground : array (d, y, x), optional
-            Voxels that are not zero are foreground; without it, all voxels with ``value != 0`` are.
+            Non-zero marks the foreground; by default the foreground is all voxels with ``value != 0``.
 
         Raises
         ------
         ValueError
-            If the slices do not fit the shape, or were added before.
+            If the slices do not fit the shape, were added before, or have another type.
         """
         self._claim(z, data, foreground)
         unmasked = np.ones((1, 1), np.bool_)
@@ -186,7 +187,7 @@ class ChannelFacts:
             self._sums[z + i] = sums.sum(axis=1)
 
     def _bits(self, stored: Array) -> tuple[Array, Array | None]:
-        """One slice as unsigned 16- or 32-bit words, and as values where those are summed."""
+        """Return one slice as unsigned 16- or 32-bit words, and for wide types as values to be summed."""
         if self._narrow:
             integers = stored.astype(np.int16 if self._flip else np.uint16, copy=False)
             return np.require(integers, requirements=["C", "W"]).view(np.uint16), None
@@ -196,7 +197,7 @@ class ChannelFacts:
         return values.view(np.uint32), values
 
     def _claim(self, z: int, data: Array, foreground: Array | None) -> None:
-        """Check that the slab fits and is new."""
+        """Check that the slab fits and was not added before."""
         if foreground is not None and foreground.shape != data.shape:
             raise ValueError(f"foreground has shape {foreground.shape}, its slab {data.shape}")
         if data.dtype != self.dtype:
@@ -204,7 +205,7 @@ class ChannelFacts:
         self._slices.claim(z, data.shape)
 
     def result(self) -> Facts:
-        """The facts, once every slice was added.
+        """Return the facts after every slice was added.
 
         Raises
         ------
@@ -228,7 +229,7 @@ class ChannelFacts:
         )
 
     def _foreground(self) -> dict[str, Any]:
-        """The foreground's fields; a narrow type's histogram tells them all."""
+        """Return the fields of the foreground; for a narrow type they follow from the histogram."""
         keys = np.flatnonzero(self._histogram)
         counts = self._histogram[keys]
         count = int(counts.sum())
@@ -250,7 +251,7 @@ class ChannelFacts:
         }
 
     def _range(self, low: Array, high: Array, count: Int64) -> tuple[Float32, Float32]:
-        """Values of lowest and highest keys; a negative slope swaps them."""
+        """Convert lowest and highest keys to values; a negative slope swaps them."""
         if self._narrow:
             table = bin_values(self.dtype, self.slope, self.intercept)
             a, b = table[low], table[high]
@@ -261,10 +262,10 @@ class ChannelFacts:
         return low, np.where(count > 0, np.maximum(a, b), -infinity)
 
     def _moments(self, count: int, sums: list[Any], squares: list[Any]) -> tuple[float, float]:
-        """Sum and sum of squares of `count` values, from those of keys (narrow types) or values."""
+        """Return sum and sum of squares of `count` values, from the sums of keys (narrow types) or values."""
         if not self._narrow:
             return math.fsum(sums), math.fsum(squares)
-        slope = Fraction(self.slope)
+        slope = Fraction(self.slope)  # exact: expanding the square in floats would cancel digits
         shift = Fraction(self.intercept) - slope * key_offset(self.dtype)  # value = key * slope + shift
         first, second = sum(sums), sum(squares)
         exact = second * slope**2 + 2 * slope * shift * first + count * shift**2
@@ -272,7 +273,7 @@ class ChannelFacts:
 
 
 def nonzero_box(channels: Sequence[Facts]) -> Box:
-    """Smallest box that holds the non-zero voxels of all channels; the whole array if there are none."""
+    """Return the smallest box with the non-zero voxels of all channels, or the whole array without any."""
     hits = [np.any([facts.nonzero[axis] for facts in channels], axis=0).nonzero()[0] for axis in range(3)]
     if len(hits[0]) == 0:
         return Box.whole(channels[0].shape)
@@ -282,24 +283,25 @@ def nonzero_box(channels: Sequence[Facts]) -> Box:
 def value_range(
     facts: Facts, box: Box, axis: int | None = None, voxels: npt.ArrayLike | None = None
 ) -> tuple[Float32, Float32]:
-    """Range of one channel inside the crop box, or inside the mask.
+    """Return the range of one channel inside the crop box, or inside the mask.
 
     Parameters
     ----------
     facts : Facts
+        Facts of the channel.
     box : Box
-        Holds every non-zero voxel of the channel, as the box of all channels does.
+        A box that holds every non-zero voxel of the channel, such as that of `nonzero_box`.
     axis : 0, 1, 2, optional
-        Give the range of each slice of the box along this axis.
+        Return the range of each slice of the box along this axis.
     voxels : int or int array (slices,), optional
-        Number of voxels that count, in all or in each slice: those inside the mask, for instance. All
-        voxels of the box by default.
+        Number of voxels that count, in total or per slice, such as those inside the mask. By default all
+        voxels of the box.
 
     Returns
     -------
     low, high : float32 arrays
-        Shape () or (slices,). Zero is included where fewer voxels are non-zero than count; +inf and -inf
-        where none counts.
+        Shape () or (slices,). The range includes zero if fewer voxels are non-zero than count. It is +inf
+        and -inf if no voxel counts.
 
     Raises
     ------

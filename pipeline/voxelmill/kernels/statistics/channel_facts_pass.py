@@ -1,7 +1,7 @@
-"""The one compiled pass that `ChannelFacts` makes over the voxels.
+"""The compiled pass over the voxels of one slice, for `ChannelFacts`.
 
-In: one slice as 16- or 32-bit words. Out: facts added to the arrays given. Knows only keys: unsigned
-numbers in the order of the values, see `voxel_values`; what they stand for is the caller's business.
+In: one slice as 16- or 32-bit words. Out: facts, added to the arrays given. This module knows only keys:
+unsigned numbers in the order of the values, see `voxel_values`. The caller converts them to values.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def scan_plane(
     sums: Array,
     histogram: Array,
 ) -> int:
-    """Take one slice into all facts; the number of its voxels that are not finite.
+    """Add one slice to all facts and return the number of its voxels that are not finite.
 
-    Row by row: first the keys, then what is asked of them. Every loop but the histogram's vectorises,
-    since it runs along x and keeps its sums and extremes in arrays along x. `values` is None for narrow
-    types, whose keys are summed and whose foreground is summed up from the histogram later.
+    Each row is first converted to keys, then evaluated. All loops except the histogram's vectorise, because
+    they run along x and keep sums and extremes in arrays along x. `values` is None for narrow types: their
+    keys are summed, and the sums of their foreground are computed from the histogram later.
     """
     rows, columns = bits.shape
     wide = bits.itemsize == 4
@@ -46,7 +46,7 @@ def scan_plane(
     top, bottom = unsigned(0xFFFFFFFF), unsigned(0)
     first, last = unsigned(zeros[0]), unsigned(zeros[1])
     lowest, highest = unsigned(FIRST_FINITE_KEY if wide else 0), unsigned(LAST_FINITE_KEY if wide else 0xFFFF)
-    turn, minus_zero = unsigned(flip), unsigned(ZERO_KEY)  # minus_zero is 0 in 16 bits, which does nothing
+    turn, minus_zero = unsigned(flip), unsigned(ZERO_KEY)  # in 16 bits minus_zero is 0 and has no effect
     low_x, high_x, nonzero_x = low[depth + rows :], high[depth + rows :], nonzero[depth + rows :]
     inside_low, inside_high = extent[0], extent[1]
     total, squares, inside_total, inside_squares = sums[0], sums[1], sums[2], sums[3]
@@ -58,7 +58,7 @@ def scan_plane(
             word = bottom if word == minus_zero else word
             key = unsigned(word ^ (turn | unsigned(top * unsigned(word >> 31))))
             finite = (key >= lowest) & (key <= highest)
-            keys[x] = key if finite else first
+            keys[x] = key if finite else first  # a non-finite voxel counts as zero
             bad += 0 if finite else 1
             taken[x] = finite & (inside[y, x] if masked else (key < first) | (key > last))
         row_low, row_high, row_nonzero = top, bottom, 0

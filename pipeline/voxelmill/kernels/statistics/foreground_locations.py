@@ -1,7 +1,7 @@
-"""Where the foreground lies: a bounded sample of its voxels, the same however the volume is cut.
+"""A bounded sample of the foreground's voxels; it does not depend on how the volume is cut into slabs.
 
-In: slabs (z, y, x) of labels. Out: `Locations`, some voxels of each class, for a patch sampler that wants
-a foreground voxel (nnU-Net's `class_locations`). Knows no files, no image and no patches.
+In: slabs (z, y, x) of labels. Out: `Locations`, voxels of each class for a sampler of foreground patches
+(nnU-Net's `class_locations`). This module knows no files, no image and no patches.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
 CLASS_SAMPLES = 10_000
-"""Most voxels kept of one class."""
+"""Most voxels kept per class."""
 TOTAL_SAMPLES = 500_000
-"""Most voxels kept of all classes; at least `MOST_CLASSES`."""
+"""Most voxels kept over all classes; at least `MOST_CLASSES`."""
 MOST_CLASSES = 1_000
-"""More ids than these are instances, not classes."""
+"""Most labels that count as classes; with more, the labels are ids of instances."""
 
 LOCATIONS_BYTES = 2 * 8 * (CLASS_SAMPLES + TOTAL_SAMPLES) + 32 * TOTAL_SAMPLES + 2**20
-"""Most bytes that one collector holds: twice the hashes it keeps, its result, tables and scratch."""
+"""Most bytes that one collector holds: twice the hashes it keeps, its result, tables and scratch space."""
 
 # splitmix64, of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014)
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_SLOTS = 4096  # of the table of ids, a power of two; a quarter full at most, so that a probe finds soon
-_BLOCK = 128  # voxels that are skipped together where all are background
+_SLOTS = 4096  # size of the table of ids, a power of two; at most a quarter full, so that probes are short
+_BLOCK = 128  # voxels that are skipped together if all are background
 
 
 @dataclass(frozen=True)
 class Locations:
     """Sampled foreground voxels, ordered by label and then by hash.
 
-    The first n of a class are a uniform sample of it, too.
+    The first n voxels of a class are also a uniform sample of it.
 
     Attributes
     ----------
     labels : int64 array (n,)
         Ascending; all 1 for instances.
     positions : int64 array (n, 3)
-        Index z, y, x of each voxel in the source grid; no voxel comes twice.
+        Index (z, y, x) of each voxel in the source grid, each voxel once.
     is_instances : bool
         Whether the labels are ids of instances, which count as one class.
     """
@@ -61,29 +61,30 @@ class Locations:
 class ForegroundLocations:
     """Samples the foreground of one label, one slab of whole z slices at a time.
 
-    Foreground is what lies above zero and is not the ignore label. Each voxel has a hash, splitmix64 of
-    its linear index in the source grid (C order), and of each class those k voxels are kept that have the
-    smallest hashes: a uniform sample that depends neither on the order nor on the depth of the slabs::
+    Foreground is every label above zero except the ignore label. The hash of a voxel is splitmix64 of its
+    linear index in the source grid (C order). For each class the k voxels with the smallest hashes are
+    kept: a uniform sample that depends neither on the order nor on the depth of the slabs::
 
         k = min(10,000, 500,000 // number of classes seen so far)
 
-    With more classes k only shrinks. So a voxel is dropped only when its class has k voxels with smaller
-    hashes, which are at least as many as the final k: no voxel of the final sample is ever dropped.
+    With more classes k only shrinks. So a voxel is dropped only if its class has k voxels with smaller
+    hashes, at least as many as the final k: no voxel of the final sample is ever dropped.
 
-    Of all foreground together 10,000 voxels are sampled, too. More than 1,000 ids, or one beyond int64,
-    are taken for instances: the classes' samples are given up for good, and that sample remains.
+    Another 10,000 voxels are sampled from all foreground together. If there are more than 1,000 ids, or one
+    beyond int64, the labels count as instances: the samples of the classes are discarded for good, and the
+    sample of all foreground remains.
 
-    Memory is bounded by `LOCATIONS_BYTES`, 25.2 MB, whatever the volume: 8.2 MB for hashes (8 bytes each,
-    twice as many as are kept; a hash tells its voxel, since splitmix64 is a bijection), 16 MB for the
-    result (32 bytes a voxel), 1 MiB for tables and scratch. Beside it are held a byte for each slice, and
-    a copy of one slice of labels where they are not C-contiguous or are read-only.
+    Memory is bounded by `LOCATIONS_BYTES`, 25.2 MB, for any volume: 8.2 MB for hashes (8 bytes each, twice
+    as many as are kept; the voxel follows from its hash because splitmix64 is a bijection), 16 MB for the
+    result (32 bytes per voxel), 1 MiB for tables and scratch space. In addition, one byte is held per slice,
+    and a copy of one slice of labels if they are not C-contiguous or are read-only.
 
     Parameters
     ----------
     shape : (z, y, x)
-        Of the whole label.
+        Shape of the whole label volume.
     ignore_label : int, optional
-        This label is no foreground.
+        A label that is not foreground.
     """
 
     def __init__(self, shape: Shape, ignore_label: int | None = None):
@@ -92,20 +93,20 @@ class ForegroundLocations:
         self.is_instances = False
         self._slices = SlicesSeen(shape)
         self._classes = 0
-        self._slots = np.zeros(_SLOTS, np.uint64)  # hash table of ids; 0 where a slot is free
-        self._rows = np.zeros(_SLOTS, np.int64)  # rows of these ids; row 0 is all foreground, no id's
+        self._slots = np.zeros(_SLOTS, np.uint64)  # hash table of ids; 0 marks a free slot
+        self._rows = np.zeros(_SLOTS, np.int64)  # rows of these ids; row 0 belongs to all foreground, no id
         self._hashes = np.empty(2 * (CLASS_SAMPLES + TOTAL_SAMPLES), np.uint64)
         self._starts = _row_starts(0)  # row r has room for hashes[starts[r] : starts[r + 1]]
         self._ends = np.zeros(1, np.int64)  # and fills it up to ends[r]
-        self._limits = np.full(1, 2**64 - 1, np.uint64)  # of each row; higher hashes are not wanted
+        self._limits = np.full(1, 2**64 - 1, np.uint64)  # highest hash that each row accepts
 
     def add(self, z: int, labels: Array) -> None:
-        """Take in slices ``z`` to ``z + len(labels)``.
+        """Add slices ``z`` to ``z + len(labels)``.
 
         Parameters
         ----------
         z : int
-            Position of the first slice.
+            Index of the first slice.
         labels : integer array (d, y, x)
 
         Raises
@@ -122,7 +123,7 @@ class ForegroundLocations:
             self._add_plane(z + i, plane)
 
     def result(self) -> Locations:
-        """The sample, once every slice was added.
+        """Return the sample after every slice was added.
 
         Raises
         ------
@@ -141,7 +142,7 @@ class ForegroundLocations:
         return Locations(np.repeat(ids, sizes), positions, self.is_instances)
 
     def _classes_by_id(self) -> tuple[Int64, Int64]:
-        """Ids, ascending, and their rows; for instances 1 and the row of all foreground."""
+        """Return the ids, ascending, and their rows; for instances id 1 and the row of all foreground."""
         if self.is_instances:
             return np.ones(1, np.int64), np.zeros(1, np.int64)
         found = np.flatnonzero(self._rows)
@@ -149,7 +150,7 @@ class ForegroundLocations:
         return self._slots[found].astype(np.int64), self._rows[found]
 
     def _add_plane(self, z: int, plane: Array) -> None:
-        """Take in one slice: scan until something is in the way, clear it, go on."""
+        """Add one slice: scan until a row is full or an id is new, deal with it, and continue."""
         words, highest = _as_words(plane)
         ignored = self.ignore_label or 0
         ignored = ignored if 0 < ignored <= highest else 0  # zero is no foreground anyway
@@ -166,7 +167,7 @@ class ForegroundLocations:
                 self._admit(int(words[i]))
 
     def _admit(self, label: int) -> None:
-        """Give a new id a row, or give up the classes."""
+        """Give a new id a row, or discard the samples of the classes."""
         if self._classes == MOST_CLASSES or label > np.iinfo(np.int64).max:
             self._give_up_classes()
             return
@@ -181,13 +182,13 @@ class ForegroundLocations:
         self._limits = np.append(self._limits, np.uint64(2**64 - 1))
 
     def _give_up_classes(self) -> None:
-        """Keep the row of all foreground only."""
+        """Keep only the row of all foreground."""
         self.is_instances = True
         self._hashes = self._hashes[: 2 * CLASS_SAMPLES].copy()
         self._starts, self._ends, self._limits = _row_starts(0), self._ends[:1], self._limits[:1]
 
     def _trim(self, row: int) -> None:
-        """Keep the k smallest hashes of a row, and want none above them."""
+        """Keep the k smallest hashes of a row, and accept no larger ones from now on."""
         k = _kept(self._classes) if row else CLASS_SAMPLES
         hashes = self._hashes[self._starts[row] : self._ends[row]]
         if len(hashes) > k:
@@ -197,17 +198,17 @@ class ForegroundLocations:
 
 
 def _kept(classes: int) -> int:
-    """Voxels kept of each of so many classes."""
+    """Return the number of voxels kept per class, for a number of classes."""
     return min(CLASS_SAMPLES, TOTAL_SAMPLES // max(classes, 1))
 
 
 def _row_starts(classes: int) -> Int64:
-    """Where the rows of all foreground and of the classes begin, and where the last one ends."""
+    """Return the starts of the rows, that of all foreground first, and the end of the last row."""
     return np.append(0, 2 * (CLASS_SAMPLES + _kept(classes) * np.arange(classes + 1)))
 
 
 def _as_words(plane: Array) -> tuple[Array, int]:
-    """Labels as flat unsigned numbers of their width, and the highest of them that is not negative."""
+    """Return labels as flat unsigned integers of the same width, and the highest non-negative label."""
     integers = plane.view(np.uint8) if plane.dtype.kind == "b" else plane
     native = integers.dtype.newbyteorder("=")
     flat = np.require(integers, native, ["C", "W"]).reshape(-1)
@@ -215,7 +216,7 @@ def _as_words(plane: Array) -> tuple[Array, int]:
 
 
 def _indices(hashes: UInt64) -> Int64:
-    """Linear indices that hash to these: each step of splitmix64, backwards."""
+    """Return the linear indices of hashes, by inverting each step of splitmix64."""
     h: UInt64 = hashes ^ (hashes >> np.uint64(31)) ^ (hashes >> np.uint64(62))
     h *= np.uint64(pow(_SECOND, -1, 2**64))
     h ^= (h >> np.uint64(27)) ^ (h >> np.uint64(54))
@@ -227,7 +228,7 @@ def _indices(hashes: UInt64) -> Int64:
 
 @compiled
 def _move_rows(hashes: Array, starts: Array, ends: Array, new_starts: Array) -> None:
-    """Move each row down to its new start, first to last; `ends` follow."""
+    """Move each row down to its new start, first to last, and update `ends`."""
     for row in range(len(ends)):
         down = starts[row] - new_starts[row]
         if down > 0:
@@ -251,11 +252,11 @@ def _scan(
     ends: Array,
     limits: Array,
 ) -> int:
-    """Take in voxels from `i` on; where it stopped.
+    """Add voxels from `i` on; return the index where the scan stopped.
 
-    It stops at an id that has no row, which is in its slot then, and behind a voxel that filled a row.
-    `first` is the linear index of ``words[0]``. Blocks of background are skipped by a loop that
-    vectorises; within a run of one label, one compare rejects a voxel.
+    The scan stops at an id without a row, after putting the id into a slot, and behind a voxel that filled a
+    row. `first` is the linear index of ``words[0]``. A vectorised loop skips blocks of background; within a
+    run of one label, a single comparison rejects a voxel.
     """
     word, one, mask = words.dtype.type, np.uint64(1), np.uint64(len(slots) - 1)
     step, early, late = np.uint64(_STEP), np.uint64(_FIRST), np.uint64(_SECOND)
@@ -267,7 +268,7 @@ def _scan(
             any_bit = word(any_bit | block[j])
         for j in range(len(block) if any_bit else 0):
             label = np.uint64(block[j])
-            if label - one >= highest or label == ignored:  # 0 - 1 is the highest number
+            if label - one >= highest or label == ignored:  # 0 - 1 wraps to the highest number
                 continue
             if classed and label != last:
                 slot = ((label * early) >> np.uint64(32)) & mask

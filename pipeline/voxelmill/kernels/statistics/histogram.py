@@ -1,9 +1,9 @@
 """Histograms of stored values, exact for every type, and counts of labels.
 
-In: slabs (z, y, x) of stored values and the foreground. Out: counts for each bin, and the values the bins
-stand for. Integers of at most 16 bits ("narrow" types) have one bin for each stored value. Other types
-("wide") have their float32 keys: the high 16 bits in the first pass, the low 16 bits of chosen bins in a
-second one. Knows no files, cases or percentiles.
+In: slabs (z, y, x) of stored values and the foreground. Out: the count and the value of each bin. Integers of
+at most 16 bits ("narrow" types) have one bin per stored value. Other types ("wide") are binned by their
+float32 keys: by the high 16 bits in the first pass, and by the low 16 bits within chosen bins in a second
+pass. This module knows no files, cases or percentiles.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Int64 = npt.NDArray[np.int64]
 BINS = 65536
 
 COUNTED = 2**16
-"""Labels that are counted at a time: they are widened for that, or sorted."""
+"""Labels that are counted at a time; counting widens or sorts a copy of them."""
 
 
 def bin_values(dtype: npt.DTypeLike, slope: float = 1.0, intercept: float = 0.0) -> Float32:
-    """Values of the 65536 bins of a narrow type's histogram (integers of at most 16 bits)."""
+    """Return the values of the 65536 bins of a narrow type's histogram (integers of at most 16 bits)."""
     return rescale(np.arange(BINS) - key_offset(dtype), slope, intercept)
 
 
 def histogram_values(
     histogram: Int64, dtype: npt.DTypeLike, slope: float = 1.0, intercept: float = 0.0
 ) -> tuple[Float32, Int64]:
-    """Values and counts of a narrow type's histogram, ascending in value, empty bins left out."""
+    """Return values and counts of a narrow type's histogram, ascending in value, without empty bins."""
     bins = np.flatnonzero(histogram)
     if slope < 0:
         bins = bins[::-1]
@@ -51,20 +51,20 @@ def histogram_values(
 def refine(
     data: Array, slope: float, intercept: float, foreground: Array | None, bins: npt.ArrayLike
 ) -> Int64:
-    """Histogram of a wide type inside some of its bins: the second, exact pass.
+    """Return the histogram of a wide type within some of its bins: the second, exact pass.
 
     Parameters
     ----------
     data, slope, intercept, foreground
         As for `ChannelFacts.add`; float32, or integers of more than 16 bits.
     bins : ascending integers
-        Bins of `Facts.histogram` that are wanted in full.
+        Bins of `Facts.histogram` to resolve.
 
     Returns
     -------
     int64 array (len(bins), 65536)
-        Row i, column j counts the foreground voxels with key ``bins[i] * 65536 + j``. To be summed over
-        the slabs; 512 KiB for each bin.
+        Row i, column j counts the foreground voxels with key ``bins[i] * 65536 + j``; 512 KiB per bin. The
+        caller sums the arrays of all slabs.
     """
     bins = np.asarray(bins, np.int64)
     rows = np.full(BINS, -1, np.int64)
@@ -78,13 +78,13 @@ def refine(
 
 
 def refined_values(bins: npt.ArrayLike, counts: Int64) -> tuple[Float32, Int64]:
-    """Values and counts of a refined histogram, ascending in value, empty bins left out."""
+    """Return values and counts of a refined histogram, ascending in value, without empty bins."""
     row, column = np.nonzero(counts)
     return values_of(np.asarray(bins, np.uint32)[row] * BINS + column.astype(np.uint32)), counts[row, column]
 
 
 def class_counts(labels: Array) -> dict[int, int]:
-    """Number of voxels of each label, ascending in label.
+    """Return the number of voxels of each label, ascending in label.
 
     Parameters
     ----------
@@ -107,12 +107,12 @@ def class_counts(labels: Array) -> dict[int, int]:
 
 
 def key_offset(dtype: npt.DTypeLike) -> int:
-    """What is added to a stored value of at most 16 bits to give its key."""
+    """Return the offset that turns a stored value of at most 16 bits into its key."""
     return BINS // 2 if np.dtype(dtype).kind == "i" else 0
 
 
 def zero_keys(dtype: npt.DTypeLike, slope: float, intercept: float) -> tuple[int, int]:
-    """First and last key whose value is zero; where there is none, numbers that no key lies between."""
+    """Return the first and last key whose value is zero; if there is none, an empty range."""
     if not is_narrow(dtype):
         return ZERO_KEY, ZERO_KEY
     zeros = np.flatnonzero(bin_values(dtype, slope, intercept) == 0)
@@ -120,7 +120,7 @@ def zero_keys(dtype: npt.DTypeLike, slope: float, intercept: float) -> tuple[int
 
 
 def _part_counts(labels: Array) -> tuple[list[int], list[int]]:
-    """Labels and their numbers in a part of a slice: a table for small labels, sorting for others."""
+    """Return labels and their counts in part of a slice: by a table for small labels, else by sorting."""
     if labels.size and labels.min() >= 0 and labels.max() < BINS:
         table = np.bincount(labels.ravel().astype(np.intp, copy=False))
         found = np.flatnonzero(table)

@@ -1,6 +1,6 @@
-"""Which slices of a volume a collector has taken in: each once, and in the end all of them.
+"""Check that a collector receives every slice of a volume exactly once.
 
-In: where slabs begin, and their shapes. Out: nothing, or a `ValueError`. Knows no voxels.
+In: the first slice and the shape of each slab. Out: nothing, or a `ValueError`. This module knows no voxels.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import numpy as np
 
 
 class SlicesSeen:
-    """Keeps a byte for each slice of a volume (z, y, x)."""
+    """Records which slices of a volume (z, y, x) were added, in one byte per slice."""
 
     def __init__(self, shape: Sequence[int]):
         self._shape = tuple(shape)
         self._seen = np.zeros(shape[0], bool)
 
     def claim(self, z: int, slab: Sequence[int]) -> None:
-        """Take a slab of shape (d, y, x) at slice `z`.
+        """Record a slab of shape (d, y, x) at slice `z`.
 
         Raises
         ------
         ValueError
-            If it does not fit the volume, or a slice of it was added before.
+            If the slab does not fit into the volume, or one of its slices was added before.
         """
         stop = z + slab[0]
         if len(slab) != 3 or z < 0 or stop > self._shape[0] or tuple(slab[1:]) != self._shape[1:]:
@@ -34,7 +34,7 @@ class SlicesSeen:
         self._seen[z:stop] = True
 
     def check_all(self, what: str) -> None:
-        """Refuse to go on while a slice is missing that `what` needs."""
+        """Raise ValueError if a slice is missing; the message names `what`, which needs all slices."""
         if not self._seen.all():
             missing = int(np.flatnonzero(~self._seen)[0])
             raise ValueError(f"slice {missing} of {self._shape[0]} was not added; {what} need all slices")
