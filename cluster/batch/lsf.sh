@@ -4,47 +4,48 @@
 #   VOXELMILL_ARGS='SOURCE OUT [options of `voxelmill run`]' bsub < cluster/batch/lsf.sh
 #   bsub -n 4 -W 4:00 -R 'rusage[mem=2GB]' cluster/batch/lsf.sh SOURCE OUT [options]    (reads no #BSUB lines)
 #
-# SOURCE and OUT lie on a disk that all nodes see; OUT's path has no blanks. The job's exit status is that of
-# `voxelmill run`. After any other end, time limit and bkill included, the same line goes on.
+# SOURCE and OUT must be on a disk that all nodes see, and OUT's path must not contain blanks. The job's exit
+# status is that of `voxelmill run`. After any other end, such as a time limit or bkill, submit the same line
+# again: it continues.
 # Logs: OUT/logs/lsf-<job>/.
-# What follows are defaults: change them here, or on the command line (bsub -n 32 < ...).
+# The lines below are defaults: change them here, or on the command line (bsub -n 32 < ...).
 #
-# Workers in all, one a core.
+# Total number of workers, one per core.
 #BSUB -n 4
-# Memory for each (some sites: for each job or node); on the first node, driver and scheduler live on 512 MiB
-# of it. span[ptile=16] beside rusage sets how many workers come to lie on a node.
+# Memory per worker (at some sites per job or node). On the first node, driver and scheduler together use
+# 512 MiB of the total. span[ptile=16] beside rusage sets the number of workers per node.
 #BSUB -R "rusage[mem=2GB]"
 #BSUB -W 4:00
-# Two minutes before the time is up the driver is told, and ends in order.
+# Two minutes before the time limit the driver gets SIGTERM and ends in order.
 #BSUB -wt 2
 #BSUB -wa TERM
-# A job whose first node is lost starts again, and goes on.
+# If its first node is lost, the job is started again and continues.
 #BSUB -r
 #BSUB -J voxelmill
 #BSUB -o voxelmill-%J.out
-# Yours: #BSUB -q ... -P ...
+# Set for your site: #BSUB -q ... -P ...
 set -euo pipefail
-# Where the queue did not start it, nodes and cores are not known.
+# Outside a job of the queue, the nodes and cores are not known.
 if [[ -z ${LSB_JOBID:-} ]]; then
     echo "voxelmill: this script is a job of its own for LSF. Submit it: VOXELMILL_ARGS='${*:-SOURCE OUT}' bsub < $0" >&2
     exit 2
 fi
 
-# ---- The environment, if it is not active where you submit: ----
+# ---- Activate the environment here if it is not active when you submit: ----
 # module load python
 # source "$HOME/voxelmill/bin/activate"
 
-network=() # (--interface ib0) where nodes have several networks
+network=() # (--interface ib0) if the nodes have several networks
 job=lsf-$LSB_JOBID
-options=() # (--memory-limit 1500MiB): a slot's memory, less 256 MiB for Dask and a share of the 512 MiB above
+options=() # (--memory-limit 1500MiB): a slot's memory minus 256 MiB for Dask and a share of the 512 MiB above
 
-# Words for voxelmill from VOXELMILL_ARGS where the queue passes none; quotes work as in a shell.
+# Arguments come from VOXELMILL_ARGS if the queue passes none; quotes work as in a shell.
 if (($# == 0)); then
     mapfile -d '' -t words < <(xargs printf '%s\0' <<<"${VOXELMILL_ARGS:-}")
     set -- "${words[@]}"
 fi
 
-# A launcher gives other nodes neither this shell's environment nor its folder: a script on the disk does.
+# Launchers pass neither this shell's environment nor its folder to other nodes: a script on disk sets both.
 write_worker_script() {
     local name
     {
@@ -58,14 +59,14 @@ write_worker_script() {
     } >"$logs/worker.sh"
 }
 
-# Workers on one node, as many as it has slots, with one log.
+# Workers on one node, one per slot, with a common log.
 start_on() { # HOST SLOTS
     local command=("$BASH" "$logs/worker.sh" "$2" "$1")
     [[ ${1%%.*} == "$(hostname -s)" ]] || command=(blaunch "$1" "${command[@]}")
     "${command[@]}" </dev/null >>"$logs/launch.log" 2>&1 &
 }
 
-# "host1 slots1 host2 slots2 ..."
+# LSF lists the nodes as "host1 slots1 host2 slots2 ...".
 start_workers() {
     write_worker_script
     local hosts i
@@ -73,7 +74,7 @@ start_workers() {
     for ((i = 0; i < ${#hosts[@]}; i += 2)); do start_on "${hosts[i]}" "${hosts[i + 1]}"; done
 }
 
-# ---- The same in all these scripts from here on: scheduler, workers and driver, and an end in order ----
+# ---- The same in all these scripts from here on: start scheduler, workers and driver, and end in order ----
 die() { echo "voxelmill: $*" >&2; exit 2; }
 [[ ${1:--} != -* && ${2:--} != -* ]] || die "SOURCE and OUT come first, then options."
 command -v voxelmill dask >/dev/null || die "no voxelmill on the PATH; this script has a place for that."
@@ -83,23 +84,23 @@ logs=$2/logs/$job
 mkdir -p "$logs"
 logs=$(cd "$logs" && pwd)
 address=$logs/scheduler.json
-rm -f "$address" # of an earlier start of this very job
+rm -f "$address" # left by an earlier start of this job, if it was requeued
 
-# Dask's settings, as voxelmill wants them: one file for scheduler, workers and driver.
+# Dask's settings for voxelmill: the same file for scheduler, workers and driver.
 settings='import pathlib, voxelmill; print(pathlib.Path(voxelmill.__file__).with_name("dask.yaml"))'
 export DASK_CONFIG=${DASK_CONFIG:-$(python -c "$settings")}
-# Encryption, and nobody else lets tasks run: VOXELMILL_TLS is a folder of cluster/make_certificates.sh.
+# TLS, so that nobody else can run tasks: VOXELMILL_TLS is a folder made by cluster/make_certificates.sh.
 # shellcheck source=/dev/null
 [[ -z ${VOXELMILL_TLS:-} ]] || source "$VOXELMILL_TLS/tls.sh"
 
-# No web pages, which anyone on the network could read.
+# No web pages: anyone on the network could read them.
 both=(--scheduler-file "$address" --no-dashboard --dashboard-address 127.0.0.1:0 "${network[@]}")
-# One thread a worker: a task computes on one core. No memory limit of Dask's own: tasks keep to voxelmill's.
-export PYTHONFAULTHANDLER=1 # a crash of a native library leaves its Python stack in the worker's log
+# One thread per worker: a task computes on one core. Dask's memory limit is off: tasks keep to voxelmill's.
+export PYTHONFAULTHANDLER=1 # after a crash in a native library the worker's log shows the Python stack
 worker=(dask worker "${both[@]}" --nthreads 1 --memory-limit 0 --death-timeout 300
     --preload voxelmill.worker --preload-nanny voxelmill.nanny)
 
-# However this ends: the scheduler is stopped, which ends workers; what is there 5 s later is told to go.
+# On any exit, stop the scheduler, which ends the workers. Whatever runs 5 s later gets SIGTERM, then SIGKILL.
 # shellcheck disable=SC2317 # the trap calls it
 stop() {
     trap '' INT TERM USR2
@@ -120,8 +121,8 @@ until [[ -s $address ]]; do
 done
 start_workers
 
-# What the driver says goes to driver.log and to the job's own output. The queue's signals are passed on to
-# the driver, which gives back its lease and says how to go on; tee must outlive them.
+# The driver's output goes to driver.log and to the job's output. The queue's signals are passed on to the
+# driver, which releases the lease and says how to continue; tee ignores them, so that this is logged too.
 exec 3> >(trap '' INT TERM USR2; exec tee -a "$logs/driver.log")
 tee=$!
 voxelmill run "${options[@]}" "$@" --scheduler "$address" >&3 2>&1 3>&- &
@@ -131,7 +132,7 @@ trap 'kill "$driver" 2>/dev/null || true' INT TERM USR2
 while :; do
     status=0
     wait "$driver" || status=$?
-    kill -0 "$driver" 2>/dev/null || break # else a signal came while waiting
+    kill -0 "$driver" 2>/dev/null || break # otherwise a signal interrupted the wait
 done
 wait "$tee" || true
 exit "$status"

@@ -4,45 +4,46 @@
 #   VOXELMILL_ARGS='SOURCE OUT [options of `voxelmill run`]' qsub -v VOXELMILL_ARGS cluster/batch/pbs.sh
 #   qsub -F 'SOURCE OUT [options]' cluster/batch/pbs.sh                                     (Torque)
 #
-# OpenPBS has no words for a script whose #PBS lines it reads, so a variable carries them; with
-# `qsub -- script words` it reads no such lines. -V in place of -v passes on the whole environment, if active.
-# SOURCE and OUT lie on a disk that all nodes see; OUT's path has no blanks. The job's exit status is that of
-# `voxelmill run`. After any other end, time limit and qdel included, the same line goes on.
+# OpenPBS passes no arguments to a script if it reads its #PBS lines, so a variable carries them; with
+# `qsub -- script arguments` it skips those lines. -V instead of -v passes on the whole active environment.
+# SOURCE and OUT must be on a disk that all nodes see, and OUT's path must not contain blanks. The job's exit
+# status is that of `voxelmill run`. After any other end, such as a time limit or qdel, submit the same line
+# again: it continues.
 # Logs: OUT/logs/pbs-<job>/.
-# What follows are defaults: change them here, or on the command line (qsub -l walltime=24:00:00 ...).
+# The lines below are defaults: change them here, or on the command line (qsub -l walltime=24:00:00 ...).
 #
-# Nodes (select), workers on each (mpiprocs = ncpus, one a core), and memory for all on a node; on the first,
-# driver and scheduler live on 512 MiB of it. On Torque instead: -l nodes=1:ppn=4,mem=8gb
+# Nodes (select), workers per node (mpiprocs = ncpus, one per core) and memory per node. On the first node,
+# driver and scheduler together use 512 MiB of it. For Torque write instead: -l nodes=1:ppn=4,mem=8gb
 #PBS -l select=1:ncpus=4:mpiprocs=4:mem=8gb
 #PBS -l walltime=04:00:00
-# A job that is preempted starts again, and goes on.
+# A preempted job is started again and continues.
 #PBS -r y
 #PBS -j oe
 #PBS -N voxelmill
-# Yours: #PBS -q ... -A ...
+# Set for your site: #PBS -q ... -A ...
 set -euo pipefail
-# Where the queue did not start it, nodes and cores are not known.
+# Outside a job of the queue, the nodes and cores are not known.
 if [[ -z ${PBS_JOBID:+${PBS_O_WORKDIR:+yes}} ]]; then
     echo "voxelmill: this script is a job of its own for PBS. Submit it: VOXELMILL_ARGS='${*:-SOURCE OUT}' qsub -v VOXELMILL_ARGS $0" >&2
     exit 2
 fi
 
-# ---- The environment, if it is not active where you submit: ----
+# ---- Activate the environment here if it is not active when you submit: ----
 # module load python
 # source "$HOME/voxelmill/bin/activate"
 
-network=() # (--interface ib0) where nodes have several networks
+network=() # (--interface ib0) if the nodes have several networks
 cd "$PBS_O_WORKDIR"
 job=pbs-${PBS_JOBID%%.*}
-options=() # (--memory-limit 1500MiB): a slot's memory, less 256 MiB for Dask and a share of the 512 MiB above
+options=() # (--memory-limit 1500MiB): a slot's memory minus 256 MiB for Dask and a share of the 512 MiB above
 
-# Words for voxelmill from VOXELMILL_ARGS where the queue passes none; quotes work as in a shell.
+# Arguments come from VOXELMILL_ARGS if the queue passes none; quotes work as in a shell.
 if (($# == 0)); then
     mapfile -d '' -t words < <(xargs printf '%s\0' <<<"${VOXELMILL_ARGS:-}")
     set -- "${words[@]}"
 fi
 
-# A launcher gives other nodes neither this shell's environment nor its folder: a script on the disk does.
+# Launchers pass neither this shell's environment nor its folder to other nodes: a script on disk sets both.
 write_worker_script() {
     local name
     {
@@ -56,7 +57,7 @@ write_worker_script() {
     } >"$logs/worker.sh"
 }
 
-# Workers on one node, as many as it has slots, with one log.
+# Workers on one node, one per slot, with a common log.
 start_on() { # HOST SLOTS
     local command=("$BASH" "$logs/worker.sh" "$2" "$1")
     if [[ ${1%%.*} == "$(hostname -s)" ]]; then
@@ -69,14 +70,14 @@ start_on() { # HOST SLOTS
     "${command[@]}" </dev/null >>"$logs/launch.log" 2>&1 &
 }
 
-# One line of the file for each slot.
+# The file has one line per slot.
 start_workers() {
     write_worker_script
     local slots host
     while read -r slots host; do start_on "$host" "$slots"; done < <(sort "$PBS_NODEFILE" | uniq -c)
 }
 
-# ---- The same in all these scripts from here on: scheduler, workers and driver, and an end in order ----
+# ---- The same in all these scripts from here on: start scheduler, workers and driver, and end in order ----
 die() { echo "voxelmill: $*" >&2; exit 2; }
 [[ ${1:--} != -* && ${2:--} != -* ]] || die "SOURCE and OUT come first, then options."
 command -v voxelmill dask >/dev/null || die "no voxelmill on the PATH; this script has a place for that."
@@ -86,23 +87,23 @@ logs=$2/logs/$job
 mkdir -p "$logs"
 logs=$(cd "$logs" && pwd)
 address=$logs/scheduler.json
-rm -f "$address" # of an earlier start of this very job
+rm -f "$address" # left by an earlier start of this job, if it was requeued
 
-# Dask's settings, as voxelmill wants them: one file for scheduler, workers and driver.
+# Dask's settings for voxelmill: the same file for scheduler, workers and driver.
 settings='import pathlib, voxelmill; print(pathlib.Path(voxelmill.__file__).with_name("dask.yaml"))'
 export DASK_CONFIG=${DASK_CONFIG:-$(python -c "$settings")}
-# Encryption, and nobody else lets tasks run: VOXELMILL_TLS is a folder of cluster/make_certificates.sh.
+# TLS, so that nobody else can run tasks: VOXELMILL_TLS is a folder made by cluster/make_certificates.sh.
 # shellcheck source=/dev/null
 [[ -z ${VOXELMILL_TLS:-} ]] || source "$VOXELMILL_TLS/tls.sh"
 
-# No web pages, which anyone on the network could read.
+# No web pages: anyone on the network could read them.
 both=(--scheduler-file "$address" --no-dashboard --dashboard-address 127.0.0.1:0 "${network[@]}")
-# One thread a worker: a task computes on one core. No memory limit of Dask's own: tasks keep to voxelmill's.
-export PYTHONFAULTHANDLER=1 # a crash of a native library leaves its Python stack in the worker's log
+# One thread per worker: a task computes on one core. Dask's memory limit is off: tasks keep to voxelmill's.
+export PYTHONFAULTHANDLER=1 # after a crash in a native library the worker's log shows the Python stack
 worker=(dask worker "${both[@]}" --nthreads 1 --memory-limit 0 --death-timeout 300
     --preload voxelmill.worker --preload-nanny voxelmill.nanny)
 
-# However this ends: the scheduler is stopped, which ends workers; what is there 5 s later is told to go.
+# On any exit, stop the scheduler, which ends the workers. Whatever runs 5 s later gets SIGTERM, then SIGKILL.
 # shellcheck disable=SC2317 # the trap calls it
 stop() {
     trap '' INT TERM USR2
@@ -123,8 +124,8 @@ until [[ -s $address ]]; do
 done
 start_workers
 
-# What the driver says goes to driver.log and to the job's own output. The queue's signals are passed on to
-# the driver, which gives back its lease and says how to go on; tee must outlive them.
+# The driver's output goes to driver.log and to the job's output. The queue's signals are passed on to the
+# driver, which releases the lease and says how to continue; tee ignores them, so that this is logged too.
 exec 3> >(trap '' INT TERM USR2; exec tee -a "$logs/driver.log")
 tee=$!
 voxelmill run "${options[@]}" "$@" --scheduler "$address" >&3 2>&1 3>&- &
@@ -134,7 +135,7 @@ trap 'kill "$driver" 2>/dev/null || true' INT TERM USR2
 while :; do
     status=0
     wait "$driver" || status=$?
-    kill -0 "$driver" 2>/dev/null || break # else a signal came while waiting
+    kill -0 "$driver" 2>/dev/null || break # otherwise a signal interrupted the wait
 done
 wait "$tee" || true
 exit "$status"

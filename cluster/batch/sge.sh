@@ -3,44 +3,46 @@
 #
 #   qsub cluster/batch/sge.sh SOURCE OUT [options of `voxelmill run`]
 #
-# SOURCE and OUT lie on a disk that all nodes see; OUT's path has no blanks. The job's exit status is that of
-# `voxelmill run`. After any other end, time limit and qdel included, the same line goes on.
+# SOURCE and OUT must be on a disk that all nodes see, and OUT's path must not contain blanks. The job's exit
+# status is that of `voxelmill run`. After any other end, such as a time limit or qdel, submit the same line
+# again: it continues.
 # Logs: OUT/logs/sge-<job>/.
-# What follows are defaults: change them here, or on the command line (qsub -pe mpi 32 -l h_rt=24:00:00 ...).
+# The lines below are defaults: change them here or on the command line
+# (qsub -pe mpi 32 -l h_rt=24:00:00 ...).
 #
-# Workers in all, one a core. Names of parallel environments are your site's (`qconf -spl`): one such as smp
-# keeps to one node; one for several needs control_slaves TRUE.
+# Total number of workers, one per core. Sites name their parallel environments themselves (`qconf -spl`): one
+# such as smp stays on one node; one that spans nodes needs control_slaves TRUE.
 #$ -pe smp 4
 #$ -l h_rt=04:00:00
-# Ask for memory as your site has it, such as -l mem_free=2G for each worker; on the first node, driver and
-# scheduler live on 512 MiB of it. Mind h_vmem: it counts addresses, which Python uses freely.
-# A minute before the job is killed the driver is told, and ends in order.
+# Ask for memory in your site's way, such as -l mem_free=2G per worker. On the first node, driver and
+# scheduler together use 512 MiB of it. Beware of h_vmem: it limits address space, of which Python uses a lot.
+# One minute before the job is killed the driver is signalled and ends in order.
 #$ -notify
-# A job whose first node is lost starts again, and goes on.
+# If its first node is lost, the job is started again and continues.
 #$ -r y
 #$ -cwd
-# Passes the environment on, an active one, too.
+# Pass on the environment, including an active virtual one.
 #$ -V
 #$ -S /bin/bash
 #$ -j y
 #$ -N voxelmill
-# Yours: #$ -q ... -P ...
+# Set for your site: #$ -q ... -P ...
 set -euo pipefail
-# Where the queue did not start it, nodes and cores are not known.
+# Outside a job of the queue, the nodes and cores are not known.
 if [[ -z ${JOB_ID:-} ]]; then
     echo "voxelmill: this script is a job of its own for Grid Engine. Submit it: qsub $0 ${*:-SOURCE OUT}" >&2
     exit 2
 fi
 
-# ---- The environment, if it is not active where you submit: ----
+# ---- Activate the environment here if it is not active when you submit: ----
 # module load python
 # source "$HOME/voxelmill/bin/activate"
 
-network=() # (--interface ib0) where nodes have several networks
+network=() # (--interface ib0) if the nodes have several networks
 job=sge-$JOB_ID
-options=() # (--memory-limit 1500MiB): a slot's memory, less 256 MiB for Dask and a share of the 512 MiB above
+options=() # (--memory-limit 1500MiB): a slot's memory minus 256 MiB for Dask and a share of the 512 MiB above
 
-# A launcher gives other nodes neither this shell's environment nor its folder: a script on the disk does.
+# Launchers pass neither this shell's environment nor its folder to other nodes: a script on disk sets both.
 write_worker_script() {
     local name
     {
@@ -54,14 +56,14 @@ write_worker_script() {
     } >"$logs/worker.sh"
 }
 
-# Workers on one node, as many as it has slots, with one log.
+# Workers on one node, one per slot, with a common log.
 start_on() { # HOST SLOTS
     local command=("$BASH" "$logs/worker.sh" "$2" "$1")
     [[ ${1%%.*} == "$(hostname -s)" ]] || command=(qrsh -inherit -nostdin "$1" "${command[@]}")
     "${command[@]}" </dev/null >>"$logs/launch.log" 2>&1 &
 }
 
-# A line of the file: host slots queue ...; there is no file without -pe.
+# Each line of the file reads: host slots queue ...; without -pe there is no file.
 start_workers() {
     write_worker_script
     local host slots
@@ -70,7 +72,7 @@ start_workers() {
     done < <(if [[ -n ${PE_HOSTFILE:-} ]]; then cat "$PE_HOSTFILE"; else echo "$(hostname -s) 1"; fi)
 }
 
-# ---- The same in all these scripts from here on: scheduler, workers and driver, and an end in order ----
+# ---- The same in all these scripts from here on: start scheduler, workers and driver, and end in order ----
 die() { echo "voxelmill: $*" >&2; exit 2; }
 [[ ${1:--} != -* && ${2:--} != -* ]] || die "SOURCE and OUT come first, then options."
 command -v voxelmill dask >/dev/null || die "no voxelmill on the PATH; this script has a place for that."
@@ -80,23 +82,23 @@ logs=$2/logs/$job
 mkdir -p "$logs"
 logs=$(cd "$logs" && pwd)
 address=$logs/scheduler.json
-rm -f "$address" # of an earlier start of this very job
+rm -f "$address" # left by an earlier start of this job, if it was requeued
 
-# Dask's settings, as voxelmill wants them: one file for scheduler, workers and driver.
+# Dask's settings for voxelmill: the same file for scheduler, workers and driver.
 settings='import pathlib, voxelmill; print(pathlib.Path(voxelmill.__file__).with_name("dask.yaml"))'
 export DASK_CONFIG=${DASK_CONFIG:-$(python -c "$settings")}
-# Encryption, and nobody else lets tasks run: VOXELMILL_TLS is a folder of cluster/make_certificates.sh.
+# TLS, so that nobody else can run tasks: VOXELMILL_TLS is a folder made by cluster/make_certificates.sh.
 # shellcheck source=/dev/null
 [[ -z ${VOXELMILL_TLS:-} ]] || source "$VOXELMILL_TLS/tls.sh"
 
-# No web pages, which anyone on the network could read.
+# No web pages: anyone on the network could read them.
 both=(--scheduler-file "$address" --no-dashboard --dashboard-address 127.0.0.1:0 "${network[@]}")
-# One thread a worker: a task computes on one core. No memory limit of Dask's own: tasks keep to voxelmill's.
-export PYTHONFAULTHANDLER=1 # a crash of a native library leaves its Python stack in the worker's log
+# One thread per worker: a task computes on one core. Dask's memory limit is off: tasks keep to voxelmill's.
+export PYTHONFAULTHANDLER=1 # after a crash in a native library the worker's log shows the Python stack
 worker=(dask worker "${both[@]}" --nthreads 1 --memory-limit 0 --death-timeout 300
     --preload voxelmill.worker --preload-nanny voxelmill.nanny)
 
-# However this ends: the scheduler is stopped, which ends workers; what is there 5 s later is told to go.
+# On any exit, stop the scheduler, which ends the workers. Whatever runs 5 s later gets SIGTERM, then SIGKILL.
 # shellcheck disable=SC2317 # the trap calls it
 stop() {
     trap '' INT TERM USR2
@@ -117,8 +119,8 @@ until [[ -s $address ]]; do
 done
 start_workers
 
-# What the driver says goes to driver.log and to the job's own output. The queue's signals are passed on to
-# the driver, which gives back its lease and says how to go on; tee must outlive them.
+# The driver's output goes to driver.log and to the job's output. The queue's signals are passed on to the
+# driver, which releases the lease and says how to continue; tee ignores them, so that this is logged too.
 exec 3> >(trap '' INT TERM USR2; exec tee -a "$logs/driver.log")
 tee=$!
 voxelmill run "${options[@]}" "$@" --scheduler "$address" >&3 2>&1 3>&- &
@@ -128,7 +130,7 @@ trap 'kill "$driver" 2>/dev/null || true' INT TERM USR2
 while :; do
     status=0
     wait "$driver" || status=$?
-    kill -0 "$driver" 2>/dev/null || break # else a signal came while waiting
+    kill -0 "$driver" 2>/dev/null || break # otherwise a signal interrupted the wait
 done
 wait "$tee" || true
 exit "$status"

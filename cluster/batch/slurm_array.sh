@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# voxelmill as SLURM arrays of jobs that know nothing of each other: nodes need no network between them.
+# voxelmill as SLURM job arrays. The jobs do not communicate, so the nodes need no network between them.
 #
 #   bash cluster/batch/slurm_array.sh SOURCE OUT [options of every stage]                  (or sbatch ...)
 #   SHARES=100 SBATCH_PARTITION=long bash cluster/batch/slurm_array.sh SOURCE OUT [options]
 #
-# submits itself four times: ingest, an array of SHARES jobs (4 by default); plan, which is `voxelmill
-# fingerprint` and `voxelmill plan`; preprocess, an array again; status, which fails where OUT lacks anything.
-# SOURCE and OUT lie on a disk that all nodes see. One element can be run again by itself:
+# The script submits itself four times: ingest, an array of SHARES jobs (4 by default); plan, which runs
+# `voxelmill fingerprint` and `voxelmill plan`; preprocess, again an array; status, which fails if OUT lacks
+# anything. SOURCE and OUT must be on a disk that all nodes see. One element can be run again on its own:
 #
 #   STAGE=preprocess SHARES=4 sbatch --array=3 cluster/batch/slurm_array.sh SOURCE OUT [options]
 #
-# or everything with the first line, which finds what is there. Logs: OUT/logs/slurm-array/. What follows are
-# defaults for each job; sbatch's variables (SBATCH_TIMELIMIT, SBATCH_ACCOUNT, ...) change them for all.
+# or everything with the first line, which keeps what is finished. Logs: OUT/logs/slurm-array/. The lines
+# below are defaults for each job; sbatch's variables (SBATCH_TIMELIMIT, SBATCH_ACCOUNT, ...) override them.
 #
-# Workers of a job, and memory for each; driver and scheduler live on 512 MiB of it all.
+# Workers per job, and memory per worker; driver and scheduler together use 512 MiB of the total.
 #SBATCH --cpus-per-task=2
 #SBATCH --mem-per-cpu=2G
 #SBATCH --nodes=1 --ntasks=1
 #SBATCH --time=04:00:00
-# Two minutes before the time is up the job is told, and ends in order.
+# Two minutes before the time limit the job gets SIGTERM and ends in order.
 #SBATCH --signal=B:TERM@120
-# A job that is preempted, or whose node is lost, starts again and goes on.
+# A job that is preempted or loses its node is started again and continues.
 #SBATCH --requeue --open-mode=append
 #SBATCH --job-name=voxelmill
-# Yours: #SBATCH --partition=... --account=...
+# Set for your site: #SBATCH --partition=... --account=...
 set -euo pipefail
 
-# ---- The environment, if it is not active where you submit: ----
+# ---- Activate the environment here if it is not active when you submit: ----
 # module load python
 # source "$HOME/voxelmill/bin/activate"
 
@@ -35,21 +35,21 @@ die() { echo "voxelmill: $*" >&2; exit 2; }
 command -v voxelmill >/dev/null || die "no voxelmill on the PATH; this script has a place for that."
 shares=${SHARES:-4}
 
-# One more job; the words after the stage are sbatch's. Prints its id.
+# Submit one job and print its id; the arguments after LOG are sbatch's own.
 submit() { # STAGE LOG OPTIONS
     STAGE=$1 SHARES=$shares sbatch --parsable --job-name="voxelmill-$1" --output="$logs/$2" "${@:3}" \
         "$script" "${words[@]}" | cut -d';' -f1
 }
 
-# The jobs, each after what it needs. A bad case must not stop the others: plan waits for any end of ingest;
-# `voxelmill fingerprint` then refuses where a case is neither there nor known to be bad.
+# Submit the jobs, each after those it depends on. A bad case must not stop the others, so plan starts after
+# any end of ingest; `voxelmill fingerprint` refuses if a case is neither ingested nor reported as failed.
 submit_all() {
     local name ingest plan preprocess status
-    for name in "${!SLURM_@}"; do # of the job that this may be running in
+    for name in "${!SLURM_@}"; do # set by the job that this script may run in
         [[ $name == SLURM_CONF ]] || unset "$name"
     done
     mkdir -p "$logs"
-    cp "$0" "$script" # $0 may be a copy that is gone when this job is
+    cp "$0" "$script" # $0 may be a spooled copy that vanishes with this job
     ingest=$(submit ingest ingest-%A_%a.log --array="1-$shares")
     plan=$(submit plan plan-%j.log --dependency="afterany:$ingest")
     preprocess=$(submit preprocess preprocess-%A_%a.log --array="1-$shares" \
@@ -62,7 +62,7 @@ submit_all() {
     echo
 }
 
-# What this job runs is told when the queue tells this shell to end.
+# Run a command, and pass SIGTERM from the queue on to it.
 attend() { # COMMAND
     local status
     "$@" &
@@ -71,11 +71,11 @@ attend() { # COMMAND
     while :; do
         status=0
         wait "$child" || status=$?
-        kill -0 "$child" 2>/dev/null || return "$status" # else a signal came while waiting
+        kill -0 "$child" 2>/dev/null || return "$status" # otherwise a signal interrupted the wait
     done
 }
 
-# Bad cases (status 1) are in the report, and the others go on.
+# Run a command; failed cases (status 1) are in the report and do not stop the other cases.
 but_for_bad_cases() { # COMMAND
     local status=0
     "$@" || status=$?
