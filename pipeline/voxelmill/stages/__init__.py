@@ -1,1 +1,1 @@
-"""What a run makes of its cases, one folder a stage, in the order that data flow."""
+"""The stages of a run, one folder each, and the raw store that they share."""

@@ -1,1 +1,1 @@
-"""The second stage: facts of all cases to fingerprint.json."""
+"""The second stage: from the facts of all cases to fingerprint.json."""

@@ -1,1 +1,1 @@
-"""The first stage: source files to the raw store, each case on one grid."""
+"""The first stage: from source files to the raw store, each case on one grid."""

@@ -1,1 +1,1 @@
-"""The third stage: fingerprint and settings to plan.json, every decision of a run."""
+"""The third stage: from fingerprint and settings to plan.json, which holds every decision of a run."""

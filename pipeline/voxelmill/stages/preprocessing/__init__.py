@@ -1,1 +1,1 @@
-"""The fourth stage: raw store and plan to the training store, one shard a task."""
+"""The fourth stage: from raw store and plan to the training store, one task per shard."""

@@ -1,7 +1,7 @@
 """Images that are read in place: where they lie, and their voxels as the raw store would hold them.
 
-In: OUT and a case. Out: something that is read box by box, like an array of the raw store. The paths are kept
-in OUT/logs, since stores hold none.
+In: OUT and a case. Out: an object that is read box by box, like an array of the raw store. The paths are kept
+in OUT/logs, since stores hold no paths.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from voxelmill.stages.raw_store.stored_values import as_stored, image_names
 from voxelmill.storage.partial_files import write_whole
 
 FOLDER = Path("logs", "in_place")
+"""Folder of OUT with one JSON file per case that is read in place."""
 
 
 @dataclass(frozen=True)
 class InPlace:
-    """The images of a case, one after another along the channels.
+    """The images of a case, one after another along the channel axis.
 
     Attributes
     ----------
+    volumes : sequence of Volume
+        The opened images, each with one or more channels.
     nonfinite : {"fail", "zero"}
-        What voxels do that are not finite.
+        What happens to voxels that are not finite.
     """
 
     volumes: Sequence[Volume]
@@ -56,7 +59,7 @@ class InPlace:
 
 
 def remember_place(out: Path, source: CaseSource, repair: RepairConfig) -> None:
-    """Keep where the files of a case lie, and what of them is accepted."""
+    """Save the paths of a case's files, and the repair settings that they are read with."""
     place = {
         "channels": [str(p) for p in source.channels],
         "label": None if source.label is None else str(source.label),
@@ -67,17 +70,17 @@ def remember_place(out: Path, source: CaseSource, repair: RepairConfig) -> None:
 
 
 def is_known(out: Path, case: str) -> bool:
-    """Whether it is known where the images of a case lie."""
+    """Return whether OUT has the paths of a case's images."""
     return _file(out, case).exists()
 
 
 def place_of(out: Path, case: str) -> tuple[CaseSource, RepairConfig]:
-    """Where the files of a case that is read in place lie, and what of them is accepted.
+    """Return the files of a case that is read in place, and the repair settings that they are read with.
 
     Raises
     ------
     StoreError
-        If that is not known any more.
+        If OUT does not have the paths any more.
     """
     try:
         place = json.loads(_file(out, case).read_text())
@@ -93,14 +96,14 @@ def place_of(out: Path, case: str) -> tuple[CaseSource, RepairConfig]:
 
 
 def open_place(out: Path, case: str, nonfinite: str) -> InPlace:
-    """Open the images of a case where they lie.
+    """Open the images of a case in place.
 
     Raises
     ------
     StoreError
-        If that is not known any more.
+        If OUT does not have the paths any more.
     FormatError
-        If a file is not there any more.
+        If a file does not exist any more.
     """
     place, repair = place_of(out, case)
     volumes: list[Volume] = []
@@ -111,7 +114,7 @@ def open_place(out: Path, case: str, nonfinite: str) -> InPlace:
 
 
 def _called(images: Sequence[object]) -> list[str]:
-    """What refusals begin with; nothing where there is one image."""
+    """Names of the images in error messages; empty for a single image."""
     return image_names(len(images), None) if len(images) > 1 else [""]
 
 

@@ -1,6 +1,6 @@
-"""What a user should know of how cases were read: notes, and what was repaired.
+"""Notes for the user on how cases were read, and repairs of their files.
 
-In: OUT and names of cases. Out: remarks from the records of the raw store, many at a time.
+In: OUT and names of cases. Out: remarks from the records of the raw store, read many at a time.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from voxelmill.stages.raw_store.raw_records import RepairRecord
 from voxelmill.storage import zarr_stores
 
 READ_TOGETHER = 16
-"""Records that are read at a time: on a network's disk each is a wait."""
+"""Records that are read at the same time: on a network file system each read is a wait."""
 
 
 @dataclass(frozen=True)
 class Remarks:
-    """What a user should know of how a case was read, and what was repaired."""
+    """Notes for the user on how a case was read, and repairs of its files."""
 
     notes: tuple[str, ...] = ()
     repairs: tuple[RepairRecord, ...] = ()
     otherwise: tuple[str, ...] = ()
-    """Settings that would have it read otherwise, and were not chosen."""
+    """Settings, not chosen, that would place one of the files elsewhere."""
 
 
 def read_remarks(out: Path, names: Sequence[str]) -> dict[str, Remarks]:
-    """Of some cases, those that are in the raw store; without the rest of their records."""
+    """Return the remarks of those cases that are in the raw store, without validating their whole records."""
 
     def read(case: str) -> Remarks | None:
         attributes = zarr_stores.read_attributes(out / zarr_stores.RAW, case)

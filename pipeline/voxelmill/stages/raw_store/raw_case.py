@@ -1,7 +1,7 @@
-"""A case as it lies in the raw store: stored values, geometry and facts, and what follows from them.
+"""A case in the raw store: stored values, geometry, facts, and the filled non-zero mask.
 
-In: OUT and a case's name. Out: its record, boxes of values and labels, its filled non-zero mask. Ingest
-writes what this reads; fingerprint and preprocess work on nothing else. Knows no plan.
+In: OUT and a case's name. Out: its record, boxes of values and labels, its mask. Ingest writes the case;
+fingerprint and preprocess read nothing else. Knows no plan.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ LOCATIONS_CHUNK = 65536
 """Rows of a chunk of sampled locations."""
 
 SliceCounts = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Voxels in each slice along z, y and x."""
 
 LAYOUT = StoreConfig()
-"""Compression of the raw store, which no setting changes."""
+"""Compression of the raw store; no setting changes it."""
 
 
 def list_cases(out: Path) -> list[str]:
-    """Names of the cases whose ingest is complete, sorted.
+    """Return the sorted names of the cases that have a record, which ingest writes last.
 
     Raises
     ------
@@ -60,12 +61,12 @@ def list_cases(out: Path) -> list[str]:
 
 
 def read_dataset(out: Path) -> DatasetRecord:
-    """The dataset's record.
+    """Read the dataset's record.
 
     Raises
     ------
     StoreError
-        If OUT holds no raw store, or one that another version made otherwise.
+        If OUT holds no raw store, or one of another revision.
     """
     attributes = zarr_stores.read_attributes(out / zarr_stores.RAW, "")
     if not attributes:
@@ -88,7 +89,7 @@ class RawCase:
 
     @cached_property
     def record(self) -> CaseRecord:
-        """Geometry and facts."""
+        """Geometry and facts; raises `StoreError` if they are missing, damaged, or of another version."""
         attributes = zarr_stores.read_attributes(self.root, self.case)
         if not attributes:
             raise StoreError(f"case {self.case} is not in the raw store. Run `voxelmill ingest` again.")
@@ -101,13 +102,13 @@ class RawCase:
 
     @property
     def channels(self) -> int:
-        """Number of channels, without the rest of its record."""
+        """Number of channels, read without validating the whole record; 0 if there is none."""
         attributes = zarr_stores.read_attributes(self.root, self.case) or {}
         return int(attributes.get("channels", 0))
 
     @property
     def root(self) -> Path:
-        """The raw store."""
+        """Path of the raw store."""
         return self.out / zarr_stores.RAW
 
     @cached_property
@@ -116,7 +117,7 @@ class RawCase:
         return [unpack_facts(f) for f in self.record.facts]
 
     def histogram(self, channel: int) -> npt.NDArray[np.int64]:
-        """The histogram of one channel, see `Facts.histogram`."""
+        """Read the histogram of one channel (65536,); see `Facts.histogram`."""
         array = zarr_stores.open_array(self.root, f"{self.case}/histogram")
         counts: npt.NDArray[np.int64] = array.read(Box((channel, 0), (channel + 1, BINS)))[0]
         return counts
@@ -148,13 +149,13 @@ class RawCase:
         return zarr_stores.create_array(self.root, f"{self.case}/{name}", shape, dtype, chunk, shard, LAYOUT)
 
     def write_histograms(self, histograms: Sequence[npt.NDArray[np.int64]]) -> None:
-        """Keep the histogram of each channel."""
+        """Write the histogram of each channel."""
         shape = (len(histograms), BINS)
         array = self.create("histogram", shape, np.int64, (1, BINS), shape)
         array.write(Box.whole(shape), np.stack(histograms))
 
     def write_locations(self, locations: Locations) -> None:
-        """Keep a sample of foreground voxels: rows of label, z, y, x; none where there is no foreground."""
+        """Write a sample of foreground voxels as rows of label, z, y, x; nothing without foreground."""
         if len(locations.labels) == 0:
             return
         table = np.column_stack([locations.labels, locations.positions])
@@ -163,18 +164,18 @@ class RawCase:
         self.create("locations", table.shape, np.int64, chunk, shard).write(Box.whole(table.shape), table)
 
     def locations(self) -> npt.NDArray[np.int64]:
-        """Sampled foreground voxels (n, 4): label (1 for instances), z, y, x of the source grid."""
+        """Read the sampled foreground voxels (n, 4): label (1 for instances), z, y, x of the source grid."""
         if not self._has_locations:
             return np.empty((0, 4), np.int64)
         array = zarr_stores.open_array(self.root, f"{self.case}/locations")
         return array.read(Box.whole(array.shape))
 
     def slabs(self, depth: int) -> Iterator[Box]:
-        """Boxes of at most `depth` whole slices that cover the source grid."""
+        """Yield boxes of at most `depth` whole slices that cover the source grid."""
         return slabs_of(Box.whole(self.record.shape), depth)
 
     def values(self, channel: int, box: Box) -> npt.NDArray[np.float32]:
-        """Values (rescaled) of one channel in a box of the source grid."""
+        """Read the rescaled values of one channel in a box (z, y, x) of the source grid."""
         out = np.empty(box.shape, np.float32)
         self._fill(channel, box, out, self._rescale(channel))
         return out
@@ -187,23 +188,23 @@ class RawCase:
         return lambda part: rescale(part, slope, intercept)
 
     def label(self, box: Box, dtype: str | None = None) -> Array:
-        """Labels in a box of the source grid, in their stored type or another that holds them."""
+        """Read the labels in a box (z, y, x) of the source grid, as `dtype` or in their stored type."""
         out = np.empty(box.shape, dtype or self._label.dtype)
         self._label.fill(box, out)
         return out
 
     def foreground(self, box: Box, ignore_label: int | None) -> npt.NDArray[np.bool_]:
-        """Where the label is above zero and not the ignore label."""
+        """Read a box (z, y, x) of the source grid: where the label is above zero and not the ignore label."""
         out = np.empty(box.shape, bool)
         self._label.fill(box, out, lambda part: foreground_of(part, ignore_label))
         return out
 
     def mask(self, box: Box) -> npt.NDArray[np.bool_]:
-        """The filled non-zero mask in a box of the crop box's grid; `make_mask` has made it."""
+        """Read the filled non-zero mask in a box (z, y, x) of the crop box's grid; `make_mask` made it."""
         return zarr_stores.open_array(self.root, f"{self.case}/mask").read(box).view(bool)
 
     def mask_counts(self) -> SliceCounts:
-        """Voxels of the mask in each slice of the crop box along z, y and x."""
+        """Read the voxels of the mask in each slice of the crop box along z, y and x; `make_mask` made it."""
         attributes = zarr_stores.read_attributes(self.root, f"{self.case}/mask")
         if attributes is None:
             raise StoreError(f"case {self.case} has no mask. Run `voxelmill preprocess` again.")
@@ -213,8 +214,8 @@ class RawCase:
     def make_mask(self, memory: Memory) -> SliceCounts:
         """Fill the holes of the non-zero mask inside the crop box and store it, unless it is there.
 
-        Its shards are written twice, and two tasks may make the mask of one case at once: each does so
-        under a name of its own, and the first that is complete gets its name.
+        Its shards are written twice, and two tasks may make the mask of a case at the same time. Each task
+        uses its own temporary name, and the first complete mask gets the final name.
         """
         path = f"{self.case}/mask"
         if not self.has_mask:
@@ -228,13 +229,13 @@ class RawCase:
 
     @property
     def has_mask(self) -> bool:
-        """Whether the filled non-zero mask is there, whole."""
+        """Whether the filled non-zero mask is complete."""
         path = f"{self.case}/mask"
         return zarr_stores.read_attributes(self.root, path) is not None and self._is_whole(path)
 
     @property
     def is_whole(self) -> bool:
-        """Whether the case has its record and every shard that the record speaks of."""
+        """Whether the case has its record and every shard of the arrays in the record."""
         try:
             is_readable = not self.record.is_in_place or is_known(self.out, self.case)
             return is_readable and all(self._is_whole(f"{self.case}/{name}") for name in self._arrays)
@@ -249,13 +250,7 @@ class RawCase:
         return [*image, *label, "histogram", *(["locations"] if self._has_locations else [])]
 
     def layouts(self) -> dict[str, tuple[tuple[int, ...] | None, str]]:
-        """Shape and type of each array that the record speaks of, and of the mask where there is one.
-
-        Raises
-        ------
-        StoreError
-            If the record, or that of the dataset, is damaged.
-        """
+        """Return shape and type of each array that `record` implies, and of the mask if there is one."""
         record = self.record
         types = [np.dtype(name) for name in record.dtypes]
         known: dict[str, tuple[tuple[int, ...] | None, str]] = {
@@ -273,28 +268,28 @@ class RawCase:
         label = self.record.label
         try:
             ignored = read_dataset(self.out).ignore_label
-        except StoreError:  # the case can be told to be whole without
+        except StoreError:  # `is_whole` does not need the dataset's record
             return (self.root / self.case / "locations").exists()
         return label is not None and any(value > 0 and value != ignored for value in label.counts)
 
     def _is_whole(self, path: str) -> bool:
-        """Whether an array is there with all its shards."""
+        """Whether an array exists with all its shards."""
         try:
             return not zarr_stores.open_array(self.root, path).missing_shards()
         except StoreError:
             return False
 
     def _name_mask(self, partial: str, path: str) -> None:
-        """Rename a mask that is complete, unless another task was quicker."""
+        """Give a complete mask its final name, unless another task was faster."""
         try:
             (self.root / partial).rename(self.root / path)
         except OSError:
-            if not self.has_mask:  # damaged, and in the way
+            if not self.has_mask:  # a damaged mask is in the way
                 zarr_stores.remove_group(self.root, path)
                 (self.root / partial).rename(self.root / path)
 
     def _write_mask(self, path: str, memory: Memory) -> None:
-        """The filled mask, slab by slab; its attributes come last."""
+        """Write the filled mask in two passes over its slabs, up and down; its attributes come last."""
         crop = self.crop_box
         cost = mask_cost(crop.size // crop.shape[0], self.record.read_bytes)
         depth = cost.fitting_depth(crop.shape, memory)
@@ -319,7 +314,7 @@ class RawCase:
         zarr_stores.write_attributes(array, {"slices": [counts.tolist() for counts in (z, y, x)]})
 
     def _nonzero(self, box: Box) -> npt.NDArray[np.bool_]:
-        """Where any channel is not zero."""
+        """Return where any channel is not zero."""
         mask = np.empty(box.shape, bool)
         self._fill(0, box, mask, self._is_nonzero(0))
         for channel in range(1, self.record.channels):
@@ -334,14 +329,14 @@ class RawCase:
 
 
 def slabs_of(box: Box, step: int) -> Iterator[Box]:
-    """Cut a box into whole slices at the multiples of `step` of its grid."""
+    """Cut a box into slabs of whole slices, at the multiples of `step` of its grid."""
     cuts = [box.start[0], *range((box.start[0] // step + 1) * step, box.stop[0], step), box.stop[0]]
     for start, stop in pairwise(cuts):
         yield Box((start, *box.start[1:]), (stop, *box.stop[1:]))
 
 
 def foreground_of(label: Array, ignore_label: int | None) -> npt.NDArray[np.bool_]:
-    """Where a label is above zero and not the ignore label."""
+    """Return where a label is above zero and not the ignore label."""
     inside = label > 0
     if ignore_label is not None:
         inside &= label != ignore_label

@@ -1,4 +1,4 @@
-"""What the raw store knows of the dataset and of each case: attributes of its groups.
+"""Records of the dataset and of each case: attributes of the raw store's groups.
 
 Records only: pydantic models, and facts as JSON values. Ingest writes them, `raw_case` reads them.
 """
@@ -31,7 +31,7 @@ class RepairRecord(Model):
 
 
 class DatasetRecord(Model):
-    """What the raw store knows of the dataset; attributes of its root group."""
+    """Record of the dataset; attributes of the raw store's root group."""
 
     revision: int
     """See `REVISION`."""
@@ -43,14 +43,14 @@ class DatasetRecord(Model):
     """The settings that ingest depends on."""
 
     reading: dict[str, Any] = {}
-    """The settings, beside those, that SOURCE was found and read by: `verify --repair` reads it so again."""
+    """Further settings that SOURCE was found and read by; `verify --repair` reads it with them again."""
 
     cases: tuple[str, ...] = ()
-    """Every case of the source, sorted, whether it could be read or not."""
+    """Every case of the source, sorted, readable or not."""
 
     @property
     def stated_labels(self) -> frozenset[int] | None:
-        """Every value that a label may hold, 0 too; None where the source does not say."""
+        """Every value that a label may hold, including 0; None if the source states no labels."""
         if self.labels is None:
             return None
         values = [v if isinstance(v, list) else [v] for v in self.labels.values()]
@@ -58,12 +58,12 @@ class DatasetRecord(Model):
 
     @classmethod
     def read(cls, attributes: dict[str, Any]) -> Self:
-        """The record that a group's attributes hold.
+        """Return the record in the attributes of a group.
 
         Raises
         ------
         StoreError
-            If they are not what this version writes.
+            If the attributes are damaged, or another version wrote them.
         """
         try:
             return cls.model_validate(attributes)
@@ -76,20 +76,20 @@ class DatasetRecord(Model):
 
 
 class LabelRecord(Model):
-    """The label of a case."""
+    """Record of the label of a case; `low` and `high` are its lowest and highest value."""
 
     dtype: str
     counts: dict[int, int]
-    """Voxels of each label; of instances, 0 counts the background and 1 the foreground."""
+    """Number of voxels of each label; for instances, 0 counts the background and 1 the foreground."""
 
     low: int
     high: int
     is_instances: bool
-    """More than 1,000 labels: ids of instances, which count as one class."""
+    """Whether there are more than 1,000 labels: ids of instances, which count as one class."""
 
 
 class CaseRecord(Model):
-    """What the raw store knows of one case; attributes of its group, written last."""
+    """Record of one case; attributes of its group, written last. Spacing and origin are in mm, z, y, x."""
 
     shape: Shape
     spacing: Triple
@@ -97,7 +97,7 @@ class CaseRecord(Model):
     direction: Matrix
     channels: int
     dtypes: tuple[str, ...]
-    """Type of the values as the source stored them, a channel each."""
+    """Stored type of each channel."""
 
     slopes: tuple[float, ...]
     intercepts: tuple[float, ...]
@@ -108,27 +108,27 @@ class CaseRecord(Model):
 
     facts: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
-    """What a user should know of how the source was read."""
+    """Notes for the user on how the source was read."""
 
     repairs: tuple[RepairRecord, ...] = ()
-    """What was not as it should be, and was accepted by a setting."""
+    """Problems of the source that a setting accepted."""
 
     otherwise: tuple[str, ...] = ()
-    """Settings that would place one of the files elsewhere, and were not chosen."""
+    """Settings, not chosen, that would place one of the files elsewhere."""
 
     source: str
     """Checksum of the contents of the source files, and of the repairs."""
 
     image_cost: SlabCost
     label_cost: SlabCost | None
-    """What ingest takes."""
+    """Memory that ingest takes."""
 
     is_in_place: bool
-    """Whether the image is read from its source."""
+    """Whether the image is read from its source, and not stored in the raw store."""
 
     @property
     def read_bytes(self) -> int:
-        """Memory beside a box of the image while it is read."""
+        """Bytes held beside a box of the image while it is read."""
         itemsize, slices = np.dtype(self.dtypes[0]).itemsize, self.channels * sum(self.shape)
         return read_bytes(itemsize, slices, self.image_cost if self.is_in_place else None)
 
@@ -139,13 +139,13 @@ class CaseRecord(Model):
 
 
 def pack_facts(facts: Facts) -> dict[str, Any]:
-    """Facts without their histogram as JSON values; infinities become null."""
+    """Return facts as JSON values, without their histogram; infinities become null."""
     arrays = {k: v for k, v in facts.to_arrays().items() if k != "histogram"}
     return {k: _finite_or_none(v.tolist()) for k, v in arrays.items()}
 
 
 def unpack_facts(values: dict[str, Any]) -> Facts:
-    """The inverse of `pack_facts`; the histogram is empty."""
+    """Invert `pack_facts`; the histogram is empty."""
     arrays: dict[str, Array] = {"histogram": np.empty(0, np.int64)}
     for key, value in values.items():
         empty = math.inf if key.endswith("low") else -math.inf

@@ -1,4 +1,4 @@
-"""What the raw store holds of a voxel, its type and its finite value; and what messages call images.
+"""The stored form of voxels in the raw store: their type and finite values; names of images in messages.
 
 In: volumes. Out: types and arrays. Writes nothing.
 """
@@ -16,14 +16,20 @@ from voxelmill.kernels.statistics.voxel_values import rescale
 
 
 def image_names(images: int, channels: Sequence[str] | None) -> list[str]:
-    """What messages call the images of a case; `channels` are names of channels, one an image or not."""
+    """Return the names of a case's images in messages; channel names are used if there is one per image."""
     if channels is None or len(channels) != images:
         return [f"channel {i}" for i in range(images)]
     return [f"channel {i} ({name})" for i, name in enumerate(channels)]
 
 
 def stored_dtype(volume: Volume) -> np.dtype[Any]:
-    """Type in the raw store; rescaled floats are stored as their values."""
+    """Return the type in the raw store; floats with a slope or intercept are stored as float32 values.
+
+    Raises
+    ------
+    FormatError
+        If the voxels are not real numbers.
+    """
     if volume.dtype.kind == "b":
         return np.dtype(np.uint8)
     if volume.dtype.kind not in "iuf":
@@ -32,7 +38,7 @@ def stored_dtype(volume: Volume) -> np.dtype[Any]:
 
 
 def rescaling(volume: Volume) -> tuple[float, float]:
-    """Slope and intercept that stored values still need."""
+    """Return the slope and intercept that turn stored values into values."""
     return (1.0, 0.0) if _is_rescaled_float(volume) else (volume.slope, volume.intercept)
 
 
@@ -41,19 +47,23 @@ def _is_rescaled_float(volume: Volume) -> bool:
 
 
 def as_stored(data: Array, volume: Volume, nonfinite: str, z: int = 0) -> Array:
-    """Voxels (..., y, x) of a volume as they are stored, every one finite; slice by slice.
+    """Convert voxels (..., y, x) of a volume to their stored form, all finite; one slice at a time.
 
     Parameters
     ----------
+    data : array (..., y, x)
+        Voxels as the reader returns them. Writeable data of the stored type are changed in place.
+    volume : Volume
+        The volume that they belong to.
     nonfinite : {"fail", "zero"}
-        What voxels do that are NaN, infinite, or beyond float32.
+        What happens to voxels that are NaN, infinite, or beyond float32.
     z : int
-        Where the slices begin, for the message.
+        Index of the first slice, for the message.
 
     Raises
     ------
     ValueRuleError
-        If a voxel is not finite and shall fail.
+        If a voxel is not finite, and `nonfinite` is "fail".
     """
     dtype = stored_dtype(volume)
     if dtype.kind != "f":
