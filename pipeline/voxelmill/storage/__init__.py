@@ -1,1 +1,1 @@
-"""Bytes on disk: atomic writes, groups, shards and how they are cut, and who holds OUT. Knows no case."""
+"""Files in OUT: atomic writes, groups, shards and their shapes, and the lease. This package knows no case."""

@@ -1,6 +1,6 @@
-"""How arrays are cut: slabs of the raw store, chunks and shards of the training store.
+"""Shapes of the pieces of arrays: slabs, chunks and shards of the raw store and the training store.
 
-In: shapes, spacings and item sizes. Out: shapes, z, y, x. Pure arithmetic.
+In: shapes, spacings and item sizes. Out: shapes (z, y, x). This module is pure arithmetic.
 """
 
 from __future__ import annotations
@@ -15,32 +15,43 @@ from voxelmill.config.configuration_names import Configuration
 from voxelmill.kernels.resampling.axis_matrix import GRID
 
 SLAB_BYTES = 64 * 2**20
-"""Bytes of one slab at most, the piece that ingest reads and writes at once, unless one slice has more."""
+"""Most bytes of a slab, the piece that ingest reads and writes at once; a single slice may be larger."""
 
 STEP_BYTES = 512 * 2**20
-"""Bytes of one slab at most where that many slices lie together in the source."""
+"""Most bytes of a slab if the source stores that many slices together."""
 
 RAW_SHARD_BYTES = 128 * 2**20
-"""Uncompressed bytes of a shard of the raw store, about."""
+"""Approximate size of a shard of the raw store, in uncompressed bytes."""
 
 RAW_SIDE = 128
-"""Sides in the plane, about, of a chunk of the raw store: a box is read without much around it."""
+"""Approximate in-plane side of a chunk of the raw store, in voxels: small, so a box reads little extra."""
 
 THICKNESS = 16
-"""Slices of a chunk of the raw store, if they can be divided so."""
+"""Slices of a chunk of the raw store, if the slab can be divided that way."""
 
 PATCH_VOXELS = 128**3
-"""Voxels of the training patch that inner chunks are made for."""
+"""Voxels of the training patch that the inner chunks are designed for."""
 
 SIDE = 32
-"""Sides of inner chunks are multiples of this, or powers of two below it."""
+"""Sides of inner chunks are multiples of this number of voxels, or powers of two below it."""
 
 
 def slab_depth(slices: int, slice_bytes: int, fixed_bytes: int, budget: int | None, step: int = 1) -> int:
-    """Slices of a slab that fits into a budget of bytes; 0 where not even one slice fits.
+    """Return the number of slices of a slab that fits into a budget; 0 if not even one slice fits.
 
-    Where `step` slices lie together in the source, whole steps are taken if they fit; otherwise a power of
-    two up to `THICKNESS`.
+    If the source stores `step` slices together and they fit, the depth is a multiple of `step`; otherwise it
+    is a power of two up to `THICKNESS`.
+
+    Parameters
+    ----------
+    slices : int
+        Slices of the volume.
+    slice_bytes, fixed_bytes : int
+        Memory per slice, and memory that does not depend on the depth.
+    budget : int or None
+        Memory of the task in bytes; None sets no limit.
+    step : int
+        Slices that the source stores together.
     """
     available = math.inf if budget is None else budget - fixed_bytes
     if slice_bytes > available:
@@ -52,13 +63,13 @@ def slab_depth(slices: int, slice_bytes: int, fixed_bytes: int, budget: int | No
 
 
 def raw_layout(shape: Sequence[int], itemsize: int, depth: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Chunk and shard (z, y, x) of an array of the raw store that is written in slabs of `depth` slices.
+    """Return chunk and shard (z, y, x) of an array of the raw store, for slabs of `depth` slices.
 
-    A slab is whole chunks, a shard whole slabs: the shard is written as the slabs come.
+    A slab consists of whole chunks, and a shard of whole slabs, so a shard is written as its slabs arrive.
     """
     divisors = [n for n in range(1, depth + 1) if depth % n == 0]
     thickness = max(n for n in divisors if n <= THICKNESS)
-    if thickness < min(depth, THICKNESS // 2):  # a depth of 17 has no better one than itself
+    if thickness < min(depth, THICKNESS // 2):  # for example, the divisors of a depth of 17 are 1 and 17
         thickness = min(n for n in divisors if n > THICKNESS)
     side = RAW_SIDE * math.sqrt(THICKNESS / max(thickness, THICKNESS))
     chunk = (thickness, *(-(-n // max(1, round(n / side))) for n in shape[1:]))
@@ -68,10 +79,11 @@ def raw_layout(shape: Sequence[int], itemsize: int, depth: int) -> tuple[tuple[i
 
 
 def chunk_shape(target: Triple, name: Configuration = "fullres") -> Shape:
-    """Inner chunk of a training set: about half a training patch a side.
+    """Return the inner chunk (z, y, x) of a training set: each side is about half a training patch.
 
-    The patch is a cube in millimetres of `PATCH_VOXELS` voxels, in "2d" one slice of 512 x 512. It depends
-    on no case, so that a case more changes no other. Sides are multiples of `SIDE`, or powers of two below.
+    The patch is a cube in millimetres with `PATCH_VOXELS` voxels, or in "2d" one slice of 512 x 512. It
+    depends only on the target spacing `target` (z, y, x, in millimetres), so adding a case changes no other
+    case. Sides are multiples of `SIDE`, or powers of two below it.
     """
     spacing = np.asarray(target)
     if name == "2d":
@@ -91,10 +103,11 @@ def _grid_side(voxels: float) -> int:
 
 
 def shard_shape(shape: Shape, chunk: Shape, voxel_bytes: int, limit: int) -> Shape:
-    """The largest shard under `limit` bytes with few cuts: whole chunks, cut at the kernel's pieces.
+    """Return the shard (z, y, x) of an array: whole chunks, at most `limit` bytes, with few cuts.
 
-    Each cut costs a halo on both sides, so the next cut goes through the axis where it costs the least
-    of the volume.
+    Each cut costs a halo on both sides, so the next cut goes through the axis where the halo is the smallest
+    fraction of the volume. Cuts lie at the pieces of the resampling kernel. The smallest possible shard may
+    exceed `limit`.
     """
     steps = [math.lcm(c, GRID) for c in chunk]
     pieces = [1, 1, 1]

@@ -1,4 +1,4 @@
-"""Records that have a file of their own in OUT: JSON, written whole or not at all, refused where damaged."""
+"""Records with a JSON file of their own in OUT: written atomically, and refused if damaged."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Document(Model):
     Attributes
     ----------
     FILE : str
-        Its name.
+        Name of the file.
     COMMAND : str
-        What makes it.
+        Command that writes it, for messages.
     """
 
     FILE: ClassVar[str]
     COMMAND: ClassVar[str]
 
     def save(self, out: Path) -> None:
-        """Write the file, under another name first; not where it is there already."""
+        """Write the file atomically, unless it has this content already."""
         write_changed(out / self.FILE, (self.model_dump_json(indent=1) + "\n").encode())
 
     @classmethod
@@ -39,7 +39,7 @@ class Document(Model):
         Raises
         ------
         StoreError
-            If it is not there, or is not what this version writes.
+            If it is missing, damaged or from another version.
         """
         try:
             content = (out / cls.FILE).read_bytes()
@@ -49,12 +49,12 @@ class Document(Model):
 
     @classmethod
     def parse(cls, content: bytes, what: str) -> Self:
-        """The record that a file holds; `what` tells a user which.
+        """Parse the content of a file; messages call the file `what`.
 
         Raises
         ------
         StoreError
-            If it is not what this version writes.
+            If it is damaged or from another version.
         """
         try:
             return cls.model_validate_json(content)
@@ -66,9 +66,9 @@ class Document(Model):
 
 
 def _problem(error: ValidationError, model: type[Model], content: bytes) -> str:
-    """What is wrong with the text of a record."""
+    """Return the first problem of a record's text."""
     try:
         values = json.loads(content)
-    except ValueError:  # of a text as of an encoding
+    except ValueError:  # raised for wrong JSON and for a wrong encoding
         return "it is not JSON"
     return str(first_problem(error, model, values))

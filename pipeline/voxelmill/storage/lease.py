@@ -1,12 +1,12 @@
-"""OUT is held by one run, or by the shares of one stage, at a time; whoever comes besides is refused.
+"""The lease on OUT: one run, or the shares of one stage, hold OUT at a time; all others are refused.
 
-In: OUT, a command and its share. Out: a `Lease` for as long as it lasts, or a `LeaseError` that says who
-holds OUT. Knows no stage and no store; needs no locks of the file system and compares no clocks.
+In: OUT, a command and its share. Out: a `Lease` while the run lasts, or a `LeaseError` that says who holds
+OUT. This module knows no stage and no store. It uses no file locks and compares no clocks.
 
-A holder's file in OUT/logs/lease bears a name that never comes again. It is written first, and the others
-are looked at afterwards: of two that begin at once, one at least sees the other. A dead one's file can be
-removed by several at once, and none of them hits another's. A sign of life is one more newline at the end of
-the file: a late one, from a server that hung, does not bring back a file that was removed.
+Each holder has a file in OUT/logs/lease with a unique name. A run first writes its own file, then looks for
+others: of two runs that begin at once, at least one sees the other. Several runs can remove a dead holder's
+file at once without removing another's. A sign of life appends a newline to the file: a delayed write, from a
+server that hung, cannot bring back a file that was removed.
 """
 
 from __future__ import annotations
@@ -40,27 +40,29 @@ BEAT = 10.0
 """Seconds between two signs of life."""
 
 EXPIRY = 60.0
-"""Seconds without one after which a holder on another host counts as dead."""
+"""Seconds without a sign of life after which a holder on another host counts as dead."""
 
 SETTLE = 5.0
-"""Seconds that one of two that began at once gives the other to step back."""
+"""Seconds that a run waits for another one, which began at the same time, to step back."""
 
 TRIES = 10
-"""Times that the folder of leases is made anew, where another run that ends removes it."""
+"""Attempts to make the folder of leases, which other runs remove when they end."""
 
 NAME = re.compile(rf"([a-z]+)(?:-([1-9][0-9]*)of([1-9][0-9]*))?\.({partial_files.ID})\.json")
 
 VANISHED = (errno.ENOENT, errno.ESTALE)
-"""What a file system says of a file that another host has removed."""
+"""Error codes of a file system for a file that another host has removed."""
 
 
 class Holder(Model):
-    """What a holder's file says; its name says the rest, see `Claim`.
+    """Content of a holder's file; its name holds the rest, see `Claim`.
 
     Attributes
     ----------
+    process : Process
+        The process that holds OUT.
     started : str
-        When OUT was asked for: ISO, UTC.
+        Time when it asked for OUT: ISO 8601, UTC.
     """
 
     process: Process
@@ -69,12 +71,16 @@ class Holder(Model):
 
 @dataclass(frozen=True)
 class Claim:
-    """Who wants what: all of OUT, or one share of a stage. It is in the name of the holder's file.
+    """The command or share that holds OUT, as stated in the name of the holder's file.
 
     Attributes
     ----------
+    command : str
+        Name of the command.
+    share : Share or None
+        None if the command claims all of OUT.
     id : str
-        Of the run, random; temporary names bear it, see `partial_files`.
+        Random id of the run; its temporary names contain it, see `partial_files`.
     """
 
     command: str
@@ -88,7 +94,7 @@ class Claim:
 
     @classmethod
     def of_file(cls, name: str) -> Claim | None:
-        """The claim that the name of a file makes, or None where it makes none."""
+        """Return the claim in the name of a file, or None if it is not a holder's file."""
         found = NAME.fullmatch(name)
         if found is None:
             return None
@@ -96,7 +102,7 @@ class Claim:
         return cls(command, Share(int(index), int(count)) if index else None, run)
 
     def excludes(self, other: Claim) -> bool:
-        """Whether the two cannot hold OUT together; other shares of the same n of the same stage can."""
+        """Return whether the two cannot hold OUT together; different shares i/n of one stage can."""
         if self.share is None or other.share is None:
             return True
         together = self.command == other.command and self.share.count == other.share.count
@@ -108,18 +114,22 @@ class Claim:
 
 @dataclass(frozen=True)
 class HolderState:
-    """A holder as it is found.
+    """A holder of OUT, as found on disk.
 
     Attributes
     ----------
+    path : Path
+        The holder's file.
+    claim : Claim
+        Its claim, from the name of the file.
     holder : Holder or None
-        None where its file is damaged or another user's secret.
+        None if its file is damaged or not readable for this user.
     content : bytes
-        Of its file; it changes with every sign of life.
+        Content of the file; every sign of life changes it.
     seconds : float
-        Since the last one by the clocks of two hosts: for people, not for decisions.
+        Seconds since the last sign of life, by the clocks of two hosts: for messages, not for decisions.
     is_alive : bool or None
-        None where only watching can tell.
+        None if only watching the file can tell.
     """
 
     path: Path
@@ -139,7 +149,13 @@ class HolderState:
 
 
 class Lease:
-    """OUT is this process's to write to, until `check` says otherwise."""
+    """The right of this process to write to OUT, until `check` raises.
+
+    Attributes
+    ----------
+    id : str
+        Id of the run.
+    """
 
     def __init__(self, out: Path, claim: Claim) -> None:
         self.id = claim.id
@@ -150,14 +166,14 @@ class Lease:
         self._stop = threading.Event()
 
     def check(self) -> None:
-        """Look whether OUT is still held.
+        """Check that this run still holds OUT.
 
         Raises
         ------
         LeaseLostError
-            If this process was taken for dead, or could give no sign of life for so long that it may be.
+            If another run took this process for dead, or may have: it gave no sign of life for too long.
         """
-        if _now() - self._beaten > EXPIRY / 2:  # the thread had no chance, or its write hangs
+        if _now() - self._beaten > EXPIRY / 2:  # the thread could not run, or its write hangs
             self._beat()
         if self._lost:
             raise LeaseLostError(
@@ -165,7 +181,7 @@ class Lease:
             )
 
     def live(self) -> frozenset[str]:
-        """Ids of this run and of all others that hold OUT; see `live_ids`."""
+        """Return the ids of this run and of all others that hold OUT; see `live_ids`."""
         return live_ids(self._out) | {self.id}
 
     @contextmanager
@@ -176,7 +192,7 @@ class Lease:
             yield
         finally:
             self._stop.set()
-            thread.join(timeout=1)  # no longer: its write may hang
+            thread.join(timeout=1)  # with a timeout, because its write may hang
 
     def _beat_on(self) -> None:
         while not self._lost and not self._stop.wait(BEAT):
@@ -197,15 +213,15 @@ class Lease:
 
 
 def _now() -> float:
-    """Seconds on a clock that runs on while the host sleeps, where it has one: others go on meanwhile."""
+    """Return seconds of a clock that, if the host has one, also runs while it sleeps: other hosts do not."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 @contextmanager
 def hold(out: Path, command: str, share: Share | None = None) -> Iterator[Lease]:
-    """Hold OUT for a command, or for a share of one; temporary names made in this thread bear its id.
+    """Hold OUT for a command or a share of it; temporary names made in this thread contain its id.
 
-    A holder on this host that is no longer there gives way at once. One on another host is watched, for at
+    A holder whose process on this host has ended is removed at once. One on another host is watched for at
     most `EXPIRY` seconds, until it gives a sign of life or counts as dead.
 
     Raises
@@ -213,12 +229,12 @@ def hold(out: Path, command: str, share: Share | None = None) -> Iterator[Lease]
     LeaseError
         If another run holds OUT.
     ConfigError
-        If no file can be written and renamed there.
+        If OUT's file system does not let files be written and renamed.
     """
     claim = Claim(command, share, partial_files.new_id())
     path = out / FOLDER / claim.file
     new = [folder for folder in (path.parent, path.parent.parent, out) if not folder.exists()]
-    partial_files.sweep(path.parent, frozenset())  # probes, see `live_ids`: they may go at any time
+    partial_files.sweep(path.parent, frozenset())  # probes of `live_ids`, which may be removed at any time
     _remove_dead(out, claim)
     try:
         _announce(path)
@@ -227,14 +243,14 @@ def hold(out: Path, command: str, share: Share | None = None) -> Iterator[Lease]
         with lease._beating(), partial_files.working_for(claim.id):
             yield lease
     finally:
-        with suppress(OSError):  # a file that stays counts as dead, and an error on its way goes first
+        with suppress(OSError):  # a file that stays counts as dead; do not hide the error of the run
             path.unlink(missing_ok=True)
             for folder in new:
-                folder.rmdir()  # what was refused before work began leaves nothing behind
+                folder.rmdir()  # only empty folders: a run that was refused leaves nothing behind
 
 
 def holders(out: Path) -> list[HolderState]:
-    """All who hold OUT, or died while they did, sorted by command and share."""
+    """Return all holders of OUT, dead ones included, sorted by command and share."""
     try:
         paths = sorted((out / FOLDER).iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -244,25 +260,25 @@ def holders(out: Path) -> list[HolderState]:
 
 
 def live_ids(out: Path) -> frozenset[str]:
-    """Ids of the holders of OUT but those that are known to be dead: processes of this host that are gone.
+    """Return the ids of the holders of OUT, except for processes of this host that have ended.
 
-    One on another host counts for as long as its file is there. Any process may ask, workers too.
+    A holder on another host counts as long as its file exists. Any process may call this, workers too.
     """
     folder = out / FOLDER
     if not folder.exists():
         return frozenset()
     probe = partial_files.partial_name(folder / "look")
-    probe.touch()  # an NFS client that changes a folder forgets what it knew of it: a new holder is seen
+    probe.touch()  # a change makes an NFS client drop its cached listing, so that new holders are seen
     probe.unlink(missing_ok=True)
     return frozenset(state.claim.id for state in holders(out) if state.is_alive is not False)
 
 
 def _read(path: Path, claim: Claim) -> HolderState | None:
-    """The state of a holder, or None where it is gone."""
+    """Return the state of a holder, or None if its file is gone."""
     try:
         with path.open("rb") as file:
             content, written = file.read(), os.fstat(file.fileno()).st_mtime
-    except PermissionError:  # whoever it is, nobody can tell that it is dead
+    except PermissionError:  # another user's file: we cannot tell that the holder is dead
         return HolderState(path, claim, None, b"", 0.0, True)
     except OSError as error:
         if error.errno in VANISHED:
@@ -281,9 +297,9 @@ def _rivals(out: Path, claim: Claim) -> list[HolderState]:
 
 
 def _remove_dead(out: Path, claim: Claim) -> None:
-    """Remove the files of the dead among those that exclude a claim; refuse it at the first sign of life.
+    """Remove dead holders that exclude a claim; refuse the claim at the first sign of life of one.
 
-    Only the pauses between two looks count: while the file system or this host stands still, nobody dies.
+    Only the pauses between two looks count, so no holder expires while the file system or this host hangs.
     """
     pause = min(1.0, BEAT / 4)
     watched: dict[str, tuple[bytes, int]] = {}
@@ -304,7 +320,7 @@ def _remove_dead(out: Path, claim: Claim) -> None:
 
 
 def _announce(path: Path) -> None:
-    """Write the holder's file; who finds half of it finds a holder whose process cannot be seen."""
+    """Write the holder's file. A half-written one counts as a holder whose process cannot be seen."""
     holder = Holder(process=this_process(), started=datetime.now(UTC).isoformat(timespec="seconds"))
     try:
         with _in_its_folder(path) as file:
@@ -319,7 +335,7 @@ def _announce(path: Path) -> None:
 
 
 def _in_its_folder(path: Path) -> BinaryIO:
-    """A new file in a folder that is made for it, and that another run may remove meanwhile."""
+    """Open a new file in its folder, which is made again if another run removes it meanwhile."""
     for _ in range(TRIES):
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -328,7 +344,7 @@ def _in_its_folder(path: Path) -> BinaryIO:
 
 
 def _look_again(out: Path, claim: Claim) -> None:
-    """Step back from a holder that was not there before; of two that begin at once the lower id may stay."""
+    """Refuse the claim if a new holder appeared; of two that begin at once, only the lower id may stay."""
     end = time.monotonic() + SETTLE
     while rivals := [rival for rival in _rivals(out, claim) if rival.is_alive is not False]:
         if time.monotonic() > end or any(rival.claim.id < claim.id for rival in rivals):

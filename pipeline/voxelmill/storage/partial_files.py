@@ -1,8 +1,8 @@
-"""Temporary names: what lies half-written or half-removed on disk, and whose it is.
+"""Temporary names for files that are half-written or half-removed, and atomic writes.
 
-What is being made is called `<name>.<32 hex digits>.partial` until it is whole, what is being removed
-`<name>.<32 hex digits>.trash`. The first 12 digits are the id of the run that works, the other 20 are random:
-so what a killed run left can be removed while other runs write beside it. Knows no store and no lease.
+A file that is being written is called `<name>.<32 hex digits>.partial`, one that is being removed
+`<name>.<32 hex digits>.trash`. The first 12 digits are the id of the run, the other 20 are random. So the
+leftovers of a killed run can be removed while other runs write. This module knows no store and no lease.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from contextvars import ContextVar
 from pathlib import Path
 
 ID = "[0-9a-f]{12}"
-"""Pattern of the id of a run."""
+"""Pattern of a run's id."""
 
 LEFT = re.compile(rf"\.({ID})[0-9a-f]{{20}}\.(?:partial|trash)$")
 
 
 def new_id() -> str:
-    """A random id for a run."""
+    """Return a random id for a run."""
     return secrets.token_hex(6)
 
 
 PROCESS = new_id()
 
 RUN: ContextVar[str] = ContextVar("RUN", default=PROCESS)
-"""Id of the run that this thread works for; the process's own where none is set."""
+"""Id of the run that this thread works for; by default an id of the process."""
 
 
 @contextmanager
 def working_for(run: str) -> Iterator[None]:
-    """Give temporary names the id of a run; for this thread alone, so a task in a thread enters it itself."""
+    """Use the id of a run in temporary names, in this thread only; each task's thread enters it itself."""
     token = RUN.set(run)
     try:
         yield
@@ -44,12 +44,12 @@ def working_for(run: str) -> Iterator[None]:
 
 
 def partial_name(path: Path) -> Path:
-    """A name beside `path` for what is being made."""
+    """Return a name beside `path` for a file or folder that is being made."""
     return _beside(path, "partial")
 
 
 def trash_name(path: Path) -> Path:
-    """A name beside `path` for what is being removed."""
+    """Return a name beside `path` for a file or folder that is being removed."""
     return _beside(path, "trash")
 
 
@@ -58,17 +58,17 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def is_left(path: Path) -> bool:
-    """Whether a name is one of these."""
+    """Return whether a name is temporary."""
     return LEFT.search(path.name) is not None
 
 
 def owner(path: Path) -> str:
-    """Id of the run that gave a temporary name.
+    """Return the id of the run in a temporary name.
 
     Raises
     ------
     ValueError
-        If it is none; see `is_left`.
+        If the name is not temporary; see `is_left`.
     """
     found = LEFT.search(path.name)
     if found is None:
@@ -77,7 +77,7 @@ def owner(path: Path) -> str:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader, or a power cut, finds the old one or the new one, whole."""
+    """Write a small file atomically: a reader, or a power cut, finds the whole old or the whole new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:
@@ -87,13 +87,13 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
-        with suppress(OSError):  # the first error says more
+        with suppress(OSError):  # the first error is the one to raise
             partial.unlink()
         raise
 
 
 def write_changed(path: Path, content: bytes) -> None:
-    """Write a small file whole, see `write_whole`, unless it holds that already."""
+    """Write a small file with `write_whole`, unless it has this content already."""
     with suppress(OSError):
         if path.read_bytes() == content:
             return
@@ -101,31 +101,31 @@ def write_changed(path: Path, content: bytes) -> None:
 
 
 def try_to_write(folder: Path) -> None:
-    """Write a file, rename it and remove it again, as everything here is written.
+    """Write a file, rename it and remove it, to test that the folder allows this.
 
     Raises
     ------
     OSError
-        If the file system, or a permission, does not let that be.
+        If the file system or a permission does not allow it.
     """
     tried = partial_name(folder / "tried")
-    with suppress(FileNotFoundError):  # another run has swept it away, see `sweep`
+    with suppress(FileNotFoundError):  # another run has removed it, see `sweep`
         write_whole(tried, b"")
         tried.unlink()
 
 
 def sweep(folder: Path, live: frozenset[str] | Callable[[], frozenset[str]], whole: bool = False) -> None:
-    """Remove what runs that are over left half-written or half-removed.
+    """Remove half-written and half-removed files that ended runs have left.
 
     Parameters
     ----------
     folder : Path
-        It need not be there; another process may sweep it, too.
-    live : set of str, or a function that makes one
-        Ids of the runs that go on. A function is called when the names are known, and only where there are
-        any: a run that begins meanwhile is in its answer, while a set that is made before may lack it.
+        Need not exist. Other processes may sweep it at the same time.
+    live : set of str, or a function that returns one
+        Ids of the runs that are still going. A function is called after the names are listed, and only if
+        there are any, so it includes runs that began meanwhile; a set that was made before may lack them.
     whole : bool
-        Also below `folder`.
+        Whether to sweep the folders below `folder` too.
     """
     left = list(_left(folder, whole))
     if not left:
@@ -137,14 +137,14 @@ def sweep(folder: Path, live: frozenset[str] | Callable[[], frozenset[str]], who
 
 
 def _left(folder: Path, whole: bool) -> Iterator[Path]:
-    """Temporary names in a folder; what lies inside of one is not looked at."""
+    """Yield the temporary names in a folder, without looking into temporary folders."""
     for parent, folders, files in os.walk(folder):
         yield from (Path(parent, name) for name in [*folders, *files] if is_left(Path(name)))
         folders[:] = [name for name in folders if whole and not is_left(Path(name))]
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder and all it holds, or a link, but never what a link leads to."""
+    """Remove a file, a folder with its content, or a link, but never the target of a link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,7 +1,8 @@
-"""Which process of which host wrote a record, and whether it is still there.
+"""Identity of a process on a host, and whether that process still runs.
 
-In: nothing but what the operating system says of processes. Knows no files of OUT. Processes of one host see
-each other unless they are in different containers; what cannot be seen is neither alive nor dead here.
+In: the operating system's list of processes. Out: a `Process`, and True, False or None. Processes of one host
+see each other unless they are in different containers; for a process that cannot be seen, the answer is None.
+This module knows no files of OUT.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from voxelmill.basics.record_base import Model
 
 
 class Process(Model):
-    """A process, as others can find it.
+    """The identity of a process, with which other processes can find it.
 
     Attributes
     ----------
+    host : str
+        Name of the host.
     boot : str
-        Start of the host and namespace of pids: processes with the same see each other. Empty if not known.
+        Boot id of the host and its pid namespace: processes that share both see each other. Empty if unknown.
     pid : int
-        Its number.
+        Process id.
     ticks : int
-        Clock ticks from the start of the host to that of the process: a pid may come again, not with these.
+        Start of the process in clock ticks since boot: a pid can be reused, but not with the same ticks.
     """
 
     host: str
@@ -35,11 +38,11 @@ class Process(Model):
     ticks: int
 
     def look(self) -> bool | None:
-        """Whether it is there; None where this process cannot see it, or sees only that its pid is in use."""
+        """Return whether the process runs, or None if that cannot be seen, or only that its pid is in use."""
         if not self.boot or (self.boot, self.host) != (_boot(), socket.gethostname()):
             return None
         try:
-            with suppress(PermissionError):  # another user's
+            with suppress(PermissionError):  # the process exists and belongs to another user
                 os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
@@ -47,11 +50,11 @@ class Process(Model):
         if found is None:  # /proc may hide other users' processes
             return None
         state, ticks = found
-        return ticks == self.ticks and state not in "ZX"  # Z: it was killed, and its parent has not looked
+        return ticks == self.ticks and state not in "ZX"  # Z: it has ended, but its parent has not reaped it
 
 
 def this_process() -> Process:
-    """The one that asks."""
+    """Return the identity of the calling process."""
     pid = os.getpid()
     found = _state_and_ticks(pid)
     if found is None:
@@ -60,7 +63,7 @@ def this_process() -> Process:
 
 
 def _state_and_ticks(pid: int) -> tuple[str, int] | None:
-    """State and start of a process, or None where they are not to be had."""
+    """Return state and start (clock ticks since boot) of a process, or None if /proc does not show them."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return fields[0], int(fields[19])

@@ -1,7 +1,8 @@
-"""Whether a shard is what was written: every byte of its file, one chunk at a time.
+"""Check every byte of a shard's file, one chunk at a time.
 
-In: an array and the index of a shard. Out: nothing, or what is wrong with the file. Decodes nothing, since
-checksums cover the encoded chunks. `ShardedArray.is_whole` looks at the index alone, which is quicker.
+In: an array and the index of a shard. Out: None, or a text that says what is wrong with the file. Nothing is
+decoded, because the checksums cover the encoded chunks. `ShardedArray.is_whole` checks only the index, which
+is faster.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from voxelmill.basics.errors import StoreError
 from voxelmill.storage.shard_files import ABSENT, CRC_BYTES, Index, ShardedArray, is_intact
 
 HEADER_BYTES = 16
-"""Of a chunk that Blosc encoded; the last 4 say how long it is."""
+"""Length of the header of a Blosc chunk; its last 4 bytes hold the length of the chunk."""
 
 
 def shard_damage(array: ShardedArray, index: Index) -> str | None:
-    """What is wrong with a shard, as the end of a sentence; None where every byte is as it was written.
+    """Return what is wrong with a shard, as the end of a sentence, or None if it is intact.
 
-    A file of 0 bytes, and most that are cut short, read as zeros in other libraries, without an error
-    (iohub#415 and #442, zarrs#420, zarr-python#3683); here they are told like any flipped bit.
+    Other libraries read an empty file, and most truncated ones, as zeros without an error (iohub#415 and
+    #442, zarrs#420, zarr-python#3683); here they are reported like any flipped bit.
     """
     try:
         file = os.open(array.file(index), os.O_RDONLY)
@@ -33,7 +34,7 @@ def shard_damage(array: ShardedArray, index: Index) -> str | None:
         return f"cannot be read ({error.strerror})"
     try:
         return _damage(array, index, file)
-    except OSError as error:  # a sector that is gone
+    except OSError as error:  # such as a bad sector
         return f"cannot be read ({error.strerror})"
     finally:
         os.close(file)
@@ -50,7 +51,7 @@ def _damage(array: ShardedArray, index: Index, file: int) -> str | None:
     if present.tolist() != sorted(places):
         return "has an index of other chunks"
     order = present[np.argsort(extents[present, 0], kind="stable")]
-    offsets, lengths = extents[order].astype(object).T  # Python's integers, which do not overflow
+    offsets, lengths = extents[order].astype(object).T  # Python integers: damaged words must not overflow
     ends = [0, *(offsets + lengths)]
     if ends[-1] + array.index_bytes != size:
         return f"is not as long as its index says ({size} of {ends[-1] + array.index_bytes} bytes)"
@@ -66,7 +67,7 @@ def _damaged_chunks(
     extents: npt.NDArray[np.uint64],
     order: npt.NDArray[np.intp],
 ) -> str | None:
-    """The chunks that do not match their checksums; all are read, in the order in which they lie."""
+    """Report the chunks that do not match their checksums; all are read, in file order."""
     damaged = [
         place
         for place, (offset, length) in zip(order.tolist(), extents.tolist(), strict=True)
@@ -81,13 +82,13 @@ def _damaged_chunks(
 
 
 def _places(array: ShardedArray, index: Index) -> Iterator[int]:
-    """Positions, in the index of a shard, of the chunks that hold a voxel of the array."""
+    """Yield the positions, in the index of a shard, of the chunks that hold a voxel of the array."""
     for piece in array.shard_box(index).cells(array.chunks):
         yield array.place(piece)
 
 
 def _cut_short(array: ShardedArray, index: Index, file: int, size: int) -> str | None:
-    """That a file ends too early, told by the lengths that its chunks themselves state, one after another."""
+    """Return that a file is cut short, from the lengths in the headers of its chunks; None if it is not."""
     end = 0
     for _ in range(array.chunks_within(index)):
         header = os.pread(file, HEADER_BYTES, end)

@@ -1,12 +1,13 @@
-"""The bytes of a sharded Zarr v3 array: boxes are read and shards written with one chunk in memory.
+"""Read boxes and write shards of a sharded Zarr v3 array, with one chunk in memory at a time.
 
-In: where an array lies and how it is cut. Out: boxes of values; shard files that any Zarr v3 library reads.
-Knows no groups, attributes or cases. A shard is its inner chunks one after another, each bitshuffled by
-Blosc and followed by its CRC-32C, then the index: offset and length of every chunk in C order as
-little-endian 64-bit words, and the CRC-32C of those (Zarr v3 specification, codec "sharding_indexed").
+In: the folder and the layout of an array. Out: boxes of values; shard files that any Zarr v3 library reads.
+This module knows no groups, attributes or cases. A shard holds its inner chunks one after another, each
+bitshuffled by Blosc and followed by its CRC-32C. The index follows: offset and length of every chunk in C
+order as little-endian 64-bit words, and their CRC-32C (Zarr v3 specification, codec "sharding_indexed").
 
-zarr-python makes the metadata, but holds an encoded shard twice while it writes one. Measured for int16 in
-chunks of 256 KiB to 2 MiB, zarr 3.1: writing takes it 2 to 9 times as long as this, reading 1.3 to 8 times.
+zarr-python writes the metadata, but not the shards, because it holds an encoded shard twice while writing it.
+Measured for int16 in chunks of 256 KiB to 2 MiB, zarr 3.1 takes 2 to 9 times as long to write and 1.3 to 8
+times as long to read.
 """
 
 from __future__ import annotations
@@ -34,26 +35,28 @@ Index = tuple[int, ...]
 
 CRC_BYTES = 4
 RESIDUE = 0x48674BC7
-"""CRC-32C of anything that is followed by its CRC-32C."""
+"""CRC-32C of any data followed by its own CRC-32C."""
 
 ABSENT = np.iinfo(np.uint64).max
-"""Offset and length, in an index, of a chunk that is not there: it lies beyond the edge of the array."""
+"""Offset and length, in an index, of an absent chunk: one beyond the edge of the array."""
 
 
 @dataclass(frozen=True)
 class ShardedArray:
-    """An array of a store; shapes have one entry an axis.
+    """An array of a store; shapes have one entry per axis.
 
     Attributes
     ----------
     folder : Path
-        Of the array, where its metadata lie.
+        Folder of the array and its metadata.
+    shape : tuple of int
+        Voxels along each axis.
     dtype : numpy.dtype
         Little-endian.
     chunks, shards : tuple of int
-        Inner chunk and shard, voxels.
+        Shapes of the inner chunk and the shard, in voxels.
     compressor, level : str, int
-        Blosc's codec and level, for chunks that are written.
+        Blosc's codec and level for writing chunks.
     """
 
     folder: Path
@@ -66,17 +69,17 @@ class ShardedArray:
 
     @property
     def chunks_of_a_shard(self) -> int:
-        """Number of chunks that a shard has room for."""
+        """Number of chunks of a full shard."""
         return math.prod(self.grid)
 
     def read(self, box: Box) -> Array:
-        """The values of a box; see `fill`."""
+        """Return the values of a box; see `fill`."""
         out = np.empty(box.shape, self.dtype)
         self.fill(box, out)
         return out
 
     def fill(self, box: Box, out: Array, convert: Convert | None = None) -> None:
-        """Put the values of a box into `out`, each piece of a chunk through `convert`.
+        """Write the values of a box into `out`, chunk by chunk through `convert`.
 
         Raises
         ------
@@ -93,13 +96,13 @@ class ShardedArray:
                     put(out[_within(piece, box.start)], part, convert)
 
     def write(self, box: Box, values: Array) -> None:
-        """Replace whole shards; the box ends where shards or the array end."""
+        """Replace whole shards; the box must end at the edges of shards or of the array."""
         with self.writer() as pieces:
             pieces.write(box.start, values)
 
     @contextmanager
     def writer(self) -> Iterator[ArrayWriter]:
-        """Replace whole shards piece by piece; each gets its name as soon as its last chunk has come."""
+        """Replace whole shards piece by piece; each is renamed into place after its last chunk."""
         pieces = ArrayWriter(self)
         try:
             yield pieces
@@ -108,16 +111,16 @@ class ShardedArray:
             pieces.discard()
 
     def shards_in(self, box: Box) -> Iterator[Index]:
-        """Indices of the shards that a box touches."""
+        """Yield the indices of the shards that a box touches."""
         for cell in box.cells(self.shards):
             yield tuple(n // s for n, s in zip(cell.start, self.shards, strict=True))
 
     def missing_shards(self) -> list[Index]:
-        """Indices of the shards that are not whole."""
+        """Return the indices of the shards that are not whole."""
         return [i for i in self.shards_in(Box.whole(self.shape)) if not self.is_whole(i)]
 
     def is_whole(self, index: Index) -> bool:
-        """Whether a shard is complete, from its index and its length alone."""
+        """Return whether a shard is complete, judged by its index and the length of its file only."""
         try:
             with self._open(index) as (file, extents):
                 size = os.fstat(file).st_size
@@ -128,7 +131,10 @@ class ShardedArray:
         return end == size and len(present) == self.chunks_within(index)
 
     def made(self) -> tuple[int, int] | None:
-        """What tells this array from one that is made anew in its place; None where it is gone."""
+        """Return inode and modification time (ns) of the metadata, or None if the array is gone.
+
+        They differ if another array was created in its place.
+        """
         try:
             found = (self.folder / "zarr.json").stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -136,31 +142,31 @@ class ShardedArray:
         return found.st_ino, found.st_mtime_ns
 
     def file(self, index: Index) -> Path:
-        """The file of one shard."""
+        """Return the path of a shard's file."""
         return self.folder.joinpath("c", *(str(i) for i in index))
 
     @property
     def grid(self) -> Index:
-        """Chunks of a shard along each axis."""
+        """Number of chunks of a shard along each axis."""
         return tuple(s // c for s, c in zip(self.shards, self.chunks, strict=True))
 
     @property
     def index_bytes(self) -> int:
-        """Length of the index of a shard, its checksum included."""
+        """Length of a shard's index with its checksum, in bytes."""
         return 16 * self.chunks_of_a_shard + CRC_BYTES
 
     def shard_box(self, index: Index) -> Box:
-        """The voxels of a shard, within the array."""
+        """Return the voxels of a shard that lie within the array."""
         start = tuple(i * s for i, s in zip(index, self.shards, strict=True))
         stop = tuple(a + s for a, s in zip(start, self.shards, strict=True))
         return Box(start, stop).intersect(Box.whole(self.shape))
 
     def chunks_within(self, index: Index) -> int:
-        """Chunks of a shard that hold a voxel of the array."""
+        """Return the number of chunks of a shard that hold a voxel of the array."""
         return math.prod(-(-n // c) for n, c in zip(self.shard_box(index).shape, self.chunks, strict=True))
 
     def place(self, piece: Box) -> int:
-        """Position, in the index of its shard, of the chunk that a piece lies in."""
+        """Return the position, in the index of its shard, of the chunk that holds a piece."""
         place = 0
         for start, chunk, n in zip(piece.start, self.chunks, self.grid, strict=True):
             place = place * n + start // chunk % n
@@ -168,7 +174,7 @@ class ShardedArray:
 
     @contextmanager
     def _open(self, index: Index) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
-        """A shard's file and the extents of its chunks."""
+        """Open a shard: its file descriptor, and offset and length of its chunks."""
         try:
             file = os.open(self.file(index), os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
@@ -179,7 +185,13 @@ class ShardedArray:
             os.close(file)
 
     def read_index(self, file: int, index: Index) -> npt.NDArray[np.uint64]:
-        """Offset and length of each chunk of a shard, from its file; refused where they are damaged."""
+        """Return offset and length of each chunk of a shard, shape (chunks, 2), in bytes.
+
+        Raises
+        ------
+        StoreError
+            If the index is damaged.
+        """
         size = os.fstat(file).st_size
         words = os.pread(file, self.index_bytes, max(0, size - self.index_bytes))
         if len(words) < self.index_bytes or not is_intact(words):
@@ -187,12 +199,12 @@ class ShardedArray:
         return np.frombuffer(words[:-CRC_BYTES], "<u8").reshape(-1, 2)
 
     def _decode(self, file: int, extent: npt.NDArray[np.uint64], index: Index, buffer: Array) -> None:
-        """One chunk of a shard, into the buffer."""
+        """Decode one chunk of a shard into the buffer."""
         offset, length = extent.tolist()
         encoded = b"" if offset == ABSENT else os.pread(file, length, offset)
         if len(encoded) <= CRC_BYTES or not is_intact(encoded):
             raise self._damaged(index, "holds a chunk that does not match its checksum")
-        if int.from_bytes(encoded[4:8], "little") != buffer.nbytes:  # Blosc's header: bytes when decoded
+        if int.from_bytes(encoded[4:8], "little") != buffer.nbytes:  # Blosc's header: the decoded length
             raise self._damaged(index, "holds a chunk of another size")
         with _one_thread():
             blosc.decompress(memoryview(encoded)[:-CRC_BYTES], buffer)
@@ -206,13 +218,12 @@ class ShardedArray:
 
 
 class ArrayWriter:
-    """Writes shards from pieces that are made of whole chunks, and may belong to several shards at a time.
+    """Writes shards from pieces of whole chunks; a piece may span several shards.
 
     Raises
     ------
     StoreError
-        From `write`, if the array was removed or made anew since: by another run, after this one's driver
-        died.
+        From `write`, if another run removed or replaced the array meanwhile, after this run's driver died.
     """
 
     def __init__(self, array: ShardedArray) -> None:
@@ -221,7 +232,7 @@ class ArrayWriter:
         self._open: dict[Index, _ShardWriter] = {}
 
     def write(self, start: Sequence[int], values: Array) -> None:
-        """Append the chunks of a box that begins at `start`; it ends where chunks or the array end."""
+        """Append the chunks of a box that begins at `start` and ends at edges of chunks or of the array."""
         box = Box(tuple(start), tuple(a + n for a, n in zip(start, values.shape, strict=True)))
         for index in self._array.shards_in(box):
             part = self._array.shard_box(index).intersect(box)
@@ -243,12 +254,12 @@ class ArrayWriter:
             )
 
     def check(self) -> None:
-        """Refuse to leave a shard unfinished."""
+        """Raise ValueError if a shard is unfinished."""
         if self._open:
             raise ValueError(f"shards {list(self._open)} lack chunks")
 
     def discard(self) -> None:
-        """Remove what is unfinished."""
+        """Remove the files of unfinished shards."""
         for shard in self._open.values():
             shard.partial.unlink(missing_ok=True)
 
@@ -256,8 +267,8 @@ class ArrayWriter:
 class _ShardWriter:
     """Appends the chunks of one shard to a file under a temporary name.
 
-    The bytes depend on the order in which chunks come: callers keep to C order, whatever the size of their
-    pieces. No file is held open between two writes.
+    The bytes depend on the order of the chunks, so callers write in C order, whatever the size of their
+    pieces. No file stays open between two writes.
     """
 
     def __init__(self, array: ShardedArray, index: Index) -> None:
@@ -270,7 +281,7 @@ class _ShardWriter:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every chunk has come."""
+        """Whether every chunk was written."""
         return self._waiting == 0
 
     def write(self, box: Box, values: Array) -> None:
@@ -289,7 +300,7 @@ class _ShardWriter:
                 self._waiting -= 1
 
     def _check(self, piece: Box) -> None:
-        """Refuse a piece that is no whole chunk, or comes twice."""
+        """Raise ValueError if a piece is not a whole chunk, or was written before."""
         array = self._array
         whole = all(
             a % c == 0 and (b % c == 0 or b == n)
@@ -299,7 +310,7 @@ class _ShardWriter:
             raise ValueError(f"{piece.bounds} is no whole chunk of {array.chunks}, or was written before")
 
     def finish(self) -> None:
-        """Append the index, bring all to disk, and give the file its name."""
+        """Append the index, sync the file to disk, and rename it."""
         words = self._extents.tobytes()
         with self.partial.open("ab") as file:
             file.write(words + checksum(words))
@@ -308,7 +319,7 @@ class _ShardWriter:
         self.partial.replace(self._target)
 
     def _encode(self, part: Array) -> bytes:
-        """One chunk, filled up with zeros at the edge of the array."""
+        """Encode one chunk, padded with zeros at the edge of the array."""
         array = self._array
         if part.shape != array.chunks:
             full = np.zeros(array.chunks, array.dtype)
@@ -321,23 +332,23 @@ class _ShardWriter:
 
 
 def checksum(data: bytes) -> bytes:
-    """The CRC-32C of some bytes, little-endian."""
+    """Return the CRC-32C of `data`, little-endian."""
     return int(google_crc32c.value(data)).to_bytes(CRC_BYTES, "little")
 
 
 def is_intact(data: bytes) -> bool:
-    """Whether bytes end in their own CRC-32C: then theirs, end included, is the same whatever they are."""
+    """Return whether `data` ends in its own CRC-32C: then the CRC-32C of all of it is `RESIDUE`."""
     return bool(google_crc32c.value(data) == RESIDUE)
 
 
 def _within(box: Box, origin: Sequence[int]) -> tuple[slice, ...]:
-    """Slices of a box in an array whose first voxel is `origin`."""
+    """Return the slices of a box in an array that begins at voxel `origin`."""
     return box.shift([-n for n in origin]).slices
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Blosc's own threads, which it has in a main thread, stay off: they order a chunk's blocks at random."""
+    """Turn off Blosc's threads, which it uses in the main thread: they order a chunk's blocks at random."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

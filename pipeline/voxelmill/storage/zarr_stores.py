@@ -1,12 +1,11 @@
-"""The two stores of a run, and what "done" means: Zarr v3 groups, one per case.
+"""The two stores of a run, as Zarr v3 groups with one group per case.
 
     OUT/raw.zarr/<case>/{image,label,histogram[,mask]}        stored values on the source grid, and facts
-    OUT/training.zarr/<configuration>/<case>/{image,label}    what training reads
+    OUT/training.zarr/<configuration>/<case>/{image,label}    the data that training reads
 
-Groups and arrays are created and opened here and nowhere else; `shard_files` reads and writes their voxels. A
-shard is written whole, by one task, to a temporary name that is synced and then renamed; it is *done* when
-the checksum of its index holds and its length is what the index says. A case of the raw store is done when
-its group carries facts.
+Only this module creates and opens groups and arrays; `shard_files` reads and writes their voxels. One task
+writes a whole shard to a temporary name, syncs it and renames it. A shard is *done* if the checksum of its
+index holds and the file is as long as the index says. A case of the raw store is done if its group has facts.
 """
 
 from __future__ import annotations
@@ -35,15 +34,18 @@ METADATA = "zarr.json"
 RAW = "raw.zarr"
 TRAINING = "training.zarr"
 ATTRIBUTES = "voxelmill"
-"""Key of this project's entry in the attributes of a group or an array."""
+"""Key of voxelmill's entry in the attributes of a group or an array."""
 
 SEAL = "voxelmill_crc32c"
-"""Key, beside it, of a checksum of the metadata: a digit that was flipped on disk would be silent."""
+"""Key, beside it, of a checksum of the metadata; without it, a digit flipped on disk would go unnoticed."""
 
 
 @atexit.register
 def _stop_zarr() -> None:
-    """Wait for zarr's thread: zarr waits for 0.2 s, then ends a busy machine's command with a traceback."""
+    """Stop zarr's thread and wait for it at exit.
+
+    zarr itself waits only 0.2 s; on a busy machine the command would then end with a traceback.
+    """
     thread, loop = sync.iothread[0], sync.loop[0]
     if thread is not None and loop is not None:
         loop.call_soon_threadsafe(loop.stop)
@@ -51,20 +53,20 @@ def _stop_zarr() -> None:
 
 
 def _sealed(metadata: dict[str, Any]) -> bytes:
-    """Metadata as they are written, with a checksum among the attributes."""
+    """Return metadata as written to disk, with a checksum among the attributes."""
     attributes = {**metadata.get("attributes", {}), SEAL: _seal_of(metadata)}
     return json.dumps({**metadata, "attributes": attributes}, indent=2, allow_nan=False).encode()
 
 
 def _seal_of(metadata: dict[str, Any]) -> str:
-    """CRC-32C of metadata as canonical JSON, without what other libraries may have added."""
-    kept = {k: v for k, v in metadata.items() if k != "consolidated_metadata"}  # zarr 3.1.0 adds null
+    """Return the CRC-32C of metadata as canonical JSON, without entries that other libraries may add."""
+    kept = {k: v for k, v in metadata.items() if k != "consolidated_metadata"}  # zarr 3.1.0 adds a null
     own = {k: v for k, v in metadata.get("attributes", {}).items() if k == ATTRIBUTES}
     return checksum(json.dumps({**kept, "attributes": own}, sort_keys=True).encode()).hex()
 
 
 def _read_metadata(root: Path, path: str) -> dict[str, Any] | None:
-    """What stands in the zarr.json of a group or an array, or None where it is missing or damaged."""
+    """Return the content of the zarr.json of a group or an array, or None if it is missing or damaged."""
     try:
         metadata = json.loads((root / path / METADATA).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -74,9 +76,9 @@ def _read_metadata(root: Path, path: str) -> dict[str, Any] | None:
 
 
 def metadata_damage(root: Path, path: str) -> str | None:
-    """What is wrong with the zarr.json of a group or an array, if anything is: "is missing", ...
+    """Return what is wrong with the zarr.json of a group or an array, such as "is missing", or None.
 
-    Every byte counts, also where JSON would mean the same with another.
+    Every byte must be as written, even if other bytes would mean the same JSON.
     """
     try:
         text = (root / path / METADATA).read_bytes()
@@ -89,7 +91,7 @@ def metadata_damage(root: Path, path: str) -> str | None:
 
 
 def write_group(root: Path, path: str, attributes: dict[str, Any]) -> None:
-    """Create a group, or replace its attributes where they differ or are damaged; one atomic write."""
+    """Create a group, or replace its attributes if they differ or are damaged, in one atomic write."""
     if read_attributes(root, path) == attributes and metadata_damage(root, path) is None:
         return
     metadata = {"attributes": {ATTRIBUTES: attributes}, "zarr_format": 3, "node_type": "group"}
@@ -97,20 +99,20 @@ def write_group(root: Path, path: str, attributes: dict[str, Any]) -> None:
 
 
 def write_attributes(array: ShardedArray, attributes: dict[str, Any]) -> None:
-    """Replace an array's attributes; one atomic write."""
+    """Replace an array's attributes in one atomic write."""
     file = array.folder / METADATA
     metadata = json.loads(file.read_bytes()) | {"attributes": {ATTRIBUTES: attributes}}
     write_whole(file, _sealed(metadata))
 
 
 def read_attributes(root: Path, path: str) -> dict[str, Any] | None:
-    """The attributes of a group or an array, or None where it is not there, damaged, or has none."""
+    """Return voxelmill's attributes of a group or an array; None if it is missing, damaged or has none."""
     metadata = _read_metadata(root, path)
     return None if metadata is None else metadata["attributes"].get(ATTRIBUTES)
 
 
 def list_groups(root: Path, path: str = "") -> list[str]:
-    """Names of the groups directly below `path`, sorted."""
+    """Return the names of the groups directly below `path`, sorted."""
     folder = root / path
     if not folder.is_dir():
         return []
@@ -118,9 +120,9 @@ def list_groups(root: Path, path: str = "") -> list[str]:
 
 
 def remove_group(root: Path, path: str) -> None:
-    """Remove a group and all it holds; it is renamed first, so that half of it never keeps its name.
+    """Remove a group and its content; it is renamed first, so no half-removed group keeps the name.
 
-    Of a group that is a link, the link.
+    If the group is a link, only the link is removed.
     """
     folder = root / path
     if os.path.lexists(folder):
@@ -138,14 +140,25 @@ def create_array(
     shard: Sequence[int],
     config: StoreConfig,
 ) -> ShardedArray:
-    """Create a sharded array, or open it where it exists with the same layout.
+    """Create a sharded array, or open it if it exists with the same layout.
 
-    Inner chunks are Blosc-compressed and end in a CRC-32C, as the shard's index does.
+    The inner chunks are compressed with Blosc. Each ends in a CRC-32C, as the shard's index does.
+
+    Parameters
+    ----------
+    root, path : Path, str
+        Store, and path of the array within it.
+    shape, chunk, shard : sequence of int
+        Shapes of the array, its inner chunks and its shards, in voxels.
+    dtype : numpy dtype
+        Type of the voxels.
+    config : StoreConfig
+        Compressor and level.
 
     Raises
     ------
     StoreError
-        If an array with another layout stands there.
+        If an array with another layout exists there.
     """
     dtype = np.dtype(dtype)
     if array_exists(root, path):
@@ -180,7 +193,7 @@ def open_array(root: Path, path: str) -> ShardedArray:
     Raises
     ------
     StoreError
-        If there is none, its metadata is damaged, or another version laid it out otherwise.
+        If it is missing, its metadata is damaged, or its layout is that of another version.
     """
     metadata = _read_metadata(root, path)
     if metadata is None:
@@ -197,9 +210,9 @@ def open_array(root: Path, path: str) -> ShardedArray:
 
 
 def _sharded_array(folder: Path, metadata: dict[str, Any]) -> ShardedArray:
-    """An array by its metadata: one codec makes shards, in which Blosc comes second.
+    """Make an array from its metadata: the only codec is sharding, and Blosc is its second inner codec.
 
-    The checksum held, so they are as written: what they lack, this version never wrote.
+    The checksum was checked before, so a missing entry means that another version wrote the metadata.
     """
     shards = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     sharding = metadata["codecs"][0]["configuration"]
@@ -216,5 +229,5 @@ def _sharded_array(folder: Path, metadata: dict[str, Any]) -> ShardedArray:
 
 
 def array_exists(root: Path, path: str) -> bool:
-    """Whether an array's metadata is there and whole."""
+    """Return whether an array's metadata exists and is intact."""
     return _read_metadata(root, path) is not None
