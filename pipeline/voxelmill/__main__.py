@@ -1,4 +1,4 @@
-"""``python -m voxelmill`` is the command line."""
+"""Entry point of ``python -m voxelmill``, which is the command line."""
 
 from voxelmill.cli.commands import main
 

@@ -1,7 +1,7 @@
-"""What the process that watches over a worker process does when it starts; Dask calls `dask_setup` by name.
+"""Preload script of the nannies, which watch the worker processes; Dask calls `dask_setup` by name.
 
-When its worker process dies, it tells the scheduler how: the exit status, and whether the kernel has killed
-processes for lack of memory meanwhile. `runtime.worker_deaths` makes words of it.
+When its worker process dies, a nanny reports to the scheduler: the exit status, and whether the kernel killed
+processes for lack of memory while it ran. `runtime.worker_deaths` turns this into a message.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 TOPIC = "voxelmill-deaths"
 _KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
-_GROUP = re.compile(r"^\d+:(memory)?:(/.*)$", re.MULTILINE)
+_GROUP = re.compile(r"^\d+:(memory)?:(/.*)$", re.MULTILINE)  # cgroup version 2 names no controller
 
 
 def dask_setup(nanny: Any) -> None:
-    """Called once, before the worker process is started."""
+    """Install the listener; Dask calls this once, before it starts the worker process."""
     nanny._on_worker_exit_sync = _Listener(nanny, nanny._on_worker_exit_sync)
 
 
 class _Listener:
-    """Stands where Dask has its own function for the exit of a worker process, and calls it afterwards."""
+    """Replaces Dask's callback for the exit of a worker process; it reports the death, then calls Dask's."""
 
     def __init__(self, nanny: Any, afterwards: Callable[[int], None]) -> None:
         self._nanny = nanny
@@ -40,12 +40,15 @@ class _Listener:
 
 
 def count_kills() -> tuple[int, int]:
-    """Processes that the kernel has killed for lack of memory: of this machine, and of this control group."""
+    """Return how many processes the kernel killed for lack of memory: on this machine, in this cgroup."""
     return _count(Path("/proc/vmstat")), max(map(_count, _group_files()), default=0)
 
 
 def _group_files() -> list[Path]:
-    """Where control groups of version 2 and 1 keep their counts; in a container its own group is the root."""
+    """Return the files in which cgroups of version 2 and 1 keep their counts.
+
+    The root is included, because in a container the container's own cgroup appears as the root.
+    """
     try:
         groups = _GROUP.findall(Path("/proc/self/cgroup").read_text())
     except OSError:

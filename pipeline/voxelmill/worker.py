@@ -1,7 +1,7 @@
-"""What a worker process of a local cluster does when it starts; Dask calls `dask_setup` by name.
+"""Preload script of a local cluster's worker processes; Dask calls `dask_setup` by name.
 
-Loads what tasks need, while the process has nothing else to do, and leaves Ctrl-C to the process that
-started the cluster: a terminal sends it to all of them.
+It imports the modules that tasks need before the first task arrives, and ignores Ctrl-C: a terminal sends it
+to all processes, and only the one that started the cluster handles it.
 """
 
 import gc
@@ -10,9 +10,9 @@ from typing import Any
 
 
 def dask_setup(worker: Any) -> None:
-    """Called once in the worker's main thread, before the first task."""
+    """Prepare the worker; Dask calls this once in its main thread, before the first task."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import voxelmill.runs.job  # noqa: F401
 
     gc.collect()
-    gc.freeze()  # what is loaded stays: collecting after each task takes a tenth of a millisecond, not 30
+    gc.freeze()  # skip loaded modules: a collection after each task then takes 0.1 ms instead of 30 ms
