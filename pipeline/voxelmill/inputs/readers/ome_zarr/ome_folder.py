@@ -1,6 +1,6 @@
-"""Which folders are OME-Zarr images, by their metadata.
+"""Recognition of OME-Zarr folders by their metadata.
 
-In: paths. Out: answers and metadata. Reads small JSON files.
+In: a path. Out: the metadata, or yes or no. This module reads small JSON files only.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _OME_KEYS = {"multiscales", "plate", "well", "labels", "bioformats2raw.layout"}
 
 
 def ome_metadata(folder: Path) -> dict[str, Any]:
-    """What OME-Zarr 0.4 (Zarr v2) or 0.5 (Zarr v3) says of a group; empty where it says nothing."""
+    """Return the metadata of OME-Zarr 0.4 (Zarr v2) or 0.5 (Zarr v3) of a group; empty if there are none."""
     attributes = _json(folder / "zarr.json").get("attributes")
     ome = attributes.get("ome") if isinstance(attributes, dict) else _json(folder / ".zattrs")
     return ome if isinstance(ome, dict) and _OME_KEYS & ome.keys() else {}
 
 
 def holds_ome(path: Path) -> bool:
-    """Whether a path is a folder with OME metadata."""
+    """Return whether a path is a folder with OME metadata."""
     return path.is_dir() and bool(ome_metadata(path))
 
 

@@ -1,6 +1,6 @@
-"""OME-Zarr's metadata of an image: axes, units and transformations of level 0.
+"""The OME-Zarr metadata of an image: axes, units and transformations of level 0.
 
-In: the JSON of a group, and the shape of its array. Out: letters of axes, and a geometry. Opens nothing.
+In: the JSON of a group, and the shape of its array. Out: axis letters and a geometry. No file is opened.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from voxelmill.inputs.readers.shared.axes_and_units import complete_spacing, mil
 
 _SPATIAL = {"z", "y", "x"}
 _TYPES = {"time": "t", "channel": "c"}
-_TOWARDS = {  # world axis (z, y, x) and sign, in LPS
+_TOWARDS = {  # anatomical orientation to world axis (z, y, x) and sign, in LPS
     "inferior-to-superior": (0, 1.0),
     "superior-to-inferior": (0, -1.0),
     "anterior-to-posterior": (1, 1.0),
@@ -65,14 +65,14 @@ class Multiscale:
     Attributes
     ----------
     path : str
-        Of the array, within the group.
+        The array, relative to the group.
     axes : tuple of dict
-        As they are stated, in the order of the array.
+        As stated, in the order of the array.
     letters : str
-        One an axis: t, c, z, y, x, or "?".
+        One letter per axis: t, c, z, y, x, or "?".
     scale, translation : tuple of float
-        Of voxels into the units of the axes; `scale` is empty where none is stated. Where it is negative, the
-        axis runs the other way.
+        From voxel indices to the units of the axes; `scale` is empty if none is stated. A negative scale
+        reverses the axis.
     """
 
     path: str
@@ -83,31 +83,32 @@ class Multiscale:
 
     @classmethod
     def parse(cls, metadata: Mapping[str, Any]) -> Multiscale:
-        """From the OME metadata of a group.
+        """Parse the OME metadata of a group.
 
         Raises
         ------
         FormatError
-            If they are not those of version 0.4 or 0.5.
+            If they do not follow version 0.4 or 0.5.
         """
         try:
             image = _Metadata.model_validate(dict(metadata)).multiscales[0]
             level, axes = image.datasets[0], tuple(axis.model_dump() for axis in image.axes)
+            # the level's own transformations apply first, as the specification says
             steps = [*level.transformations, *image.transformations]
             return cls(level.path, axes, _letters(axes), *_compose(steps, len(axes)))
-        except ValueError:  # pydantic's is one
+        except ValueError:  # pydantic's ValidationError is one
             raise FormatError(
                 "the OME metadata are not of version 0.4 or 0.5: axes with names, datasets with a path, and "
                 "transformations of scale and translation are read. Convert the image."
             ) from None
 
     def check(self, shape: Sequence[int]) -> None:
-        """Refuse an array of other axes, or of several time points.
+        """Refuse an array with other axes, or with several time points.
 
         Raises
         ------
         FormatError
-            Naming the axes and their lengths.
+            Names the axes and their lengths.
         """
         names = ", ".join(str(axis["name"]) for axis in self.axes)
         found = f"the OME-Zarr image has axes {names} of {'x'.join(map(str, shape))} voxels"
@@ -117,14 +118,21 @@ class Multiscale:
             raise FormatError(f"{found}; one time point of c, z, y, x is read. Save it by itself.")
 
     def geometry(self, shape: Sequence[int], spacing: Triple | None) -> Geometry:
-        """The grid of an array; a given spacing goes before the stated one, and tells a unit not stated.
+        """Return the grid of an array.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Of the array, in the order of `axes`.
+        spacing : (z, y, x) or None
+            In millimetres. Overrides the stated scale, and implies the unit of an axis that states none.
 
         Raises
         ------
         SpacingError
-            If the scale of an axis is 0, or no spacing is stated, and none is given.
+            If no spacing is given, and a scale is 0 or missing.
         FormatError
-            If a scale or a translation is no finite number.
+            If a scale or a translation is not finite.
         """
         sizes = dict(zip(self.letters, shape, strict=True))
         scale, moved = self._of_space("scale", self.scale), self._of_space("translation", self.translation)
@@ -134,6 +142,7 @@ class Multiscale:
             _refuse_zero({a: s for a, s in scale.items() if a != "z" or slices > 1})
         stated = {a: abs(s) * u for a, s in scale.items() if (u := units[a])}
         z, y, x = spacing or complete_spacing(stated, slices, "the OME-Zarr image")
+        # millimetres per unit as the given spacing implies it, for the translation
         given = {a: step / abs(scale[a]) for a, step in zip("zyx", (z, y, x), strict=True) if scale.get(a)}
         towards = self._towards()
         origin = towards @ [moved.get(a, 0.0) * (units.get(a) or given.get(a, 0.0)) for a in "zyx"]
@@ -143,7 +152,7 @@ class Multiscale:
         )
 
     def _of_space(self, what: str, values: Sequence[float]) -> dict[str, float]:
-        """A number for each of the axes z, y, x that are there; empty where nothing is stated."""
+        """Return the values of the axes z, y and x that exist; empty if nothing is stated."""
         found = {a: v for a, v in zip(self.letters, values, strict=False) if a in _SPATIAL}
         wrong = [a for a, v in found.items() if not np.isfinite(v)]
         if wrong:
@@ -154,9 +163,9 @@ class Multiscale:
         return found
 
     def _towards(self) -> npt.NDArray[np.float64]:
-        """Where axes of positive scale run: along the world's, or as anatomical orientations state.
+        """Return the world direction of each axis with positive scale, as columns: (3, 3), in z, y, x.
 
-        Those count where all of them are known.
+        The stated anatomical orientations count if all of them are known; otherwise the matrix is identity.
         """
         stated = {
             "zyx".index(letter): _orientation(axis)
@@ -186,13 +195,13 @@ def _rows(matrix: npt.NDArray[np.float64]) -> Matrix:
 
 
 def _orientation(axis: Mapping[str, Any]) -> str:
-    """Its name; ngff-zarr writes it as a text, or as an object as it was first proposed."""
+    """Return the name of an orientation; ngff-zarr writes a string, the first proposal was an object."""
     stated = axis["orientation"]
     return str(stated.get("value") if isinstance(stated, Mapping) else stated)
 
 
 def _letters(axes: Sequence[Mapping[str, Any]]) -> str:
-    """By type and name; where spatial axes have other names, they are z, y, x in this order."""
+    """Return a letter per axis, by type and name; spatial axes with other names are z, y, x in this order."""
     spatial = [axis for axis in axes if _letter(axis) in _SPATIAL]
     if {_name(axis) for axis in spatial} <= _SPATIAL:
         letters = "".join(_letter(axis) for axis in axes)
@@ -206,7 +215,7 @@ def _letters(axes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _letter(axis: Mapping[str, Any]) -> str:
-    """What an axis is by itself; a spatial axis of another name counts as z."""
+    """Return the letter of a single axis; a spatial axis with another name counts as z."""
     name, kind = _name(axis), axis.get("type")
     if kind == "space":
         return name if name in _SPATIAL else "z"
@@ -218,7 +227,7 @@ def _name(axis: Mapping[str, Any]) -> str:
 
 
 def _compose(steps: Sequence[_Step], ndim: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """One scale and one translation from several, applied in order; no scale where none is stated."""
+    """Combine transformations, in order, into a scale and a translation; no scale if none is stated."""
     scale, translation = np.ones(ndim), np.zeros(ndim)
     for step in steps:
         if step.type == "identity":

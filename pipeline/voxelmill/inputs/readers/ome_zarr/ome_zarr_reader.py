@@ -1,7 +1,7 @@
-"""OME-Zarr 0.4 and 0.5: level 0 of the first multiscale image of a group.
+"""The reader for OME-Zarr 0.4 and 0.5: level 0 of the first multiscale image of a group.
 
-In: a folder. Out: a volume of channels, z, y, x whatever the order on disk.
-Beside the store, the one place that imports zarr. Writes nothing.
+In: a folder. Out: a volume (c, z, y, x), whatever the order on disk. Besides the store, only this module
+imports zarr. Nothing is written.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from voxelmill.inputs.readers.shared.hints import Hints
 from voxelmill.inputs.readers.shared.packed_voxels import readable, supported
 
 ONE_AT_A_TIME = {"threading.max_workers": 1, "async.concurrency": 1}
-"""zarr would hold ten chunks at a time."""
+"""Options that limit zarr to one chunk in memory; its default is ten."""
 
 _MOST_BEYOND = 8
+"""Largest accepted ratio of a chunk to the whole image."""
+
 _SMALL_BYTES = 16 * 2**20
-"""A chunk may be so often as large as the image, or so large in any case."""
+"""Size of a chunk in bytes that is accepted in any case."""
 
 _RESTORE = "Restore the image from its source."
 
@@ -58,11 +60,11 @@ class _Image(Volume):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes held beside a slab: one chunk, its encoding, and a shard's index."""
+        """Bytes held beside a slab: one chunk, its encoded bytes, and the index of a shard."""
         return 3 * prod(self._array.chunks) * self.dtype.itemsize
 
     def slabs(self, depth: int) -> Iterator[Slab]:
-        """Every voxel once, all channels of a chunk together; chunks thicker than slabs are decoded again."""
+        """Yield every voxel once, a chunk's channels together; a chunk thicker than a slab decodes again."""
         length, *plane = self.geometry.shape
         memory = np.empty((self.together, min(depth, length), *plane), self.dtype)
         for first in range(0, self.channels, self.together):
@@ -74,14 +76,14 @@ class _Image(Volume):
                 yield Slab(first, z, data)
 
     def fill(self, box: Box, out: Array, convert: Convert | None = None) -> None:
-        """Put a (c, z, y, x) box into `out`, one chunk at a time."""
+        """Read a (c, z, y, x) box into `out`, one chunk at a time."""
         with readable(), zarr.config.set(ONE_AT_A_TIME):
             for cell in box.cells([self._chunks.get(axis, 1) for axis in "czyx"]):
                 put(out[cell.shift([-n for n in box.start]).slices], self._decode(cell), convert)
 
     def _decode(self, box: Box) -> Array:
         wanted = dict(zip("czyx", box.slices, strict=True))
-        index = tuple(wanted.get(axis, 0) for axis in self._axes)  # of every other axis there is one
+        index = tuple(wanted.get(axis, 0) for axis in self._axes)  # every other axis has length 1
         kept = "".join(axis for axis in self._axes if axis in wanted)
         return arrange(_decode(self._array, index), kept, "czyx")
 
@@ -91,7 +93,7 @@ def _decode(array: zarr.Array[Any], index: tuple[Any, ...]) -> Array:
         return np.asarray(array[index])
     except OSError:
         raise
-    except Exception as error:  # whatever a codec raises; it may quote paths
+    except Exception as error:  # a codec may raise anything, and may quote paths
         if is_own_fault(error):
             raise
         raise FormatError(
@@ -102,7 +104,7 @@ def _decode(array: zarr.Array[Any], index: tuple[Any, ...]) -> Array:
 def _open_array(folder: Path, path: str) -> zarr.Array[Any]:
     try:
         array = zarr.open_array(LocalStore(folder, read_only=True), path=path, mode="r")
-    except Exception as error:  # zarr's own, and those of its codecs; they quote paths
+    except Exception as error:  # errors of zarr and of its codecs quote paths
         if is_own_fault(error):
             raise
         raise FormatError(
@@ -120,7 +122,7 @@ def _open_array(folder: Path, path: str) -> zarr.Array[Any]:
 
 
 def _check_chunks(array: zarr.Array[Any]) -> None:
-    """Refuse chunks that are mostly beyond the image: each is decoded whole."""
+    """Refuse chunks that lie mostly outside the image: each is decoded whole."""
     chunk, whole = (prod(shape) * array.dtype.itemsize for shape in (array.chunks, array.shape))
     if chunk > max(_MOST_BEYOND * whole, _SMALL_BYTES):
         raise FormatError(
@@ -130,7 +132,7 @@ def _check_chunks(array: zarr.Array[Any]) -> None:
 
 
 def _check_codecs(array: zarr.Array[Any]) -> None:
-    """Refuse codecs that make objects of Python: what decodes a pickle runs what its maker wrote."""
+    """Refuse codecs that create Python objects: unpickling executes code from the file."""
     found = {_codec_name(codec) for codec in (*array.filters, *array.compressors)} & {
         "pickle",
         "msgpack2",
@@ -149,7 +151,7 @@ def _codec_name(codec: Any) -> str:
 
 
 def _image_folder(path: Path) -> Path:
-    """The group that is one image; within a bioformats2raw container, its only one."""
+    """Return the group of the image; in a bioformats2raw container, its only image."""
     found = ome_metadata(path)
     if "multiscales" in found:
         return path
@@ -166,7 +168,7 @@ def _image_folder(path: Path) -> Path:
                 f"the OME-Zarr group is {what}, one image is needed. Name the folder of an image within it."
             )
     if not path.exists():
-        raise FileNotFoundError
+        raise FileNotFoundError  # worded by `readable`
     raise FormatError(
         "the Zarr group states no OME image (multiscales of version 0.4 or 0.5). Name the folder of an "
         "image, or write its metadata."

@@ -1,7 +1,7 @@
-"""Which slice of which channel each file of a TIFF stack is, by the numbers in their names alone.
+"""The slice and channel of each file of a TIFF stack, derived from the numbers in the file names alone.
 
-In: names of files, without their endings. Out: a `Stack`, which orders them by number, and what was set
-aside. Opens nothing; what it says holds numbers of names, and no more of them.
+In: file names without their endings. Out: a `Stack`, ordered by number, with notes on files set aside. No
+file is opened. Messages and notes quote numbers of names, and nothing else of them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _ROLES = {
     **dict.fromkeys(("c", "ch", "chan", "channel"), "c"),
     **dict.fromkeys(("t", "tp", "time", "timepoint"), "t"),
 }
-"""What the word before a number says that it counts: slices, channels, time points."""
+"""Word before a number to the axis it counts: slices (z), channels (c), time points (t)."""
 
 _WORD = re.compile(rf"(?:(?<![^\W\d_])|(?-i:(?<=[a-z])(?=[A-Z])))({'|'.join(_ROLES)})[\W_]*$", re.IGNORECASE)
-"""Such a word at the end of a text: no letter is before it, unless case parts them (``imageZ003``)."""
+"""Such a word at the end of a text, not preceded by a letter unless case separates them (``imageZ003``)."""
 
 _PREVIEWS = {"thumb", "thumbs", "thumbnail", "thumbnails", "preview", "previews"}
 _PROJECTIONS = {"max", "min", "avg", "sum", "std", "med", "mip", "proj", "projection", "montage", "overview"}
 
 _OF_SLICES = ("z", "slice", "plane", "page", "section", "layer", "img", "image", "im", "frame", "scan")
 _OF_CASES = ("case", "patient", "pat", "subject", "subj", "sub", "sample", "specimen", "mouse", "animal")
-"""Words right before a number that make a file a slice, or an image of its own."""
+"""Words directly before a number that mark a slice, or a separate image."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Stack:
     Attributes
     ----------
     files : tuple of tuple of int
-        By channel, then by slice: place of the file in the names that were given.
+        Index of each file in the given names, by channel, then by slice.
     numbers : tuple of int
-        Of the slices, ascending; those of all channels are the same.
+        Numbers of the slices, ascending; the same for all channels.
     channels : tuple of int
         Numbers of the channels, ascending.
     notes : tuple of str
-        What was set aside, and what of the names is not used.
+        Notes on files that were set aside, and on numbers that are not used.
     """
 
     files: tuple[tuple[int, ...], ...]
@@ -55,38 +55,38 @@ class Stack:
 
     @property
     def step(self) -> int:
-        """By what numbers grow from slice to slice: the largest that all differences are multiples of."""
+        """Increment of the numbers from slice to slice: the greatest common divisor of all differences."""
         return gcd(*(after - before for before, after in pairwise(self.numbers))) or 1
 
     @property
     def gaps(self) -> Iterator[tuple[int, int]]:
-        """Numbers of two slices between which one or more are missing."""
+        """Pairs of consecutive slice numbers between which slices are missing."""
         return ((a, b) for a, b in pairwise(self.numbers) if b - a > self.step)
 
     @property
     def length(self) -> int:
-        """Slices from the first to the last, with those that are missing."""
+        """Number of slices from the first to the last, missing ones included."""
         return (self.numbers[-1] - self.numbers[0]) // self.step + 1
 
 
 def arrange(stems: Sequence[str]) -> Stack:
-    """Order the files of one folder as the slices of a stack, and perhaps its channels.
+    """Arrange the files of one folder as the slices and channels of a stack.
 
-    Names are alike but for their numbers, whatever their case, zeros in front and separators. A number after
-    "z" counts slices, after "c", "ch" or "channel" channels, after "t" time points. A number by itself that
-    varies counts slices where none is called z; of several the one that counts without a gap. Files whose
-    names differ in more than numbers are set aside where they are few.
+    The names differ in numbers only, ignoring case, leading zeros and separators. A number after "z" counts
+    slices, after "c", "ch" or "channel" channels, after "t" time points. If none is called z, a varying
+    number without a word counts slices; of several, the one that counts without a gap. Files whose names
+    differ in more than numbers are set aside if they are few.
 
     Parameters
     ----------
     stems : sequence of str
-        Names without their endings.
+        File names without their endings.
 
     Raises
     ------
     FormatError
-        If names share no number, are of several stacks, count several time points, hold a slice twice, or
-        lack a slice of a channel.
+        If names share no number, belong to several stacks, count several time points, repeat a slice, or lack
+        a slice of a channel.
     """
     names = [_parse(stem) for stem in stems]
     if len(names) == 1:
@@ -109,18 +109,18 @@ def arrange(stems: Sequence[str]) -> Stack:
 
 
 def mean_slices(stems: Sequence[str]) -> tuple[int, int] | None:
-    """Whether names in a folder of many cases mean slices of one stack, rather than an image each.
+    """Decide whether the names in a folder are slices of a stack rather than separate images.
 
-    Numbers mean slices where they stand alone (``0001``), behind a separator (``img_0001``), or behind a word
-    for a slice (``z003``, ``Slice3``). Behind another letter (``a1``, ``patient1``, ``w0``) or a word for a
-    case (``case_01``) they tell images apart.
+    Numbers count slices if they stand alone (``0001``), follow a separator (``img_0001``), or follow a word
+    for a slice (``z003``, ``Slice3``). After another letter (``a1``, ``patient1``, ``w0``) or a word for a
+    case (``case_01``) they distinguish images.
 
     Returns
     -------
     first, last : int
-        Places of two slices in the names.
+        Indices of the first and last slice of the largest stack in `stems`.
     None
-        Where half of the names or more mean images, or share no number.
+        If half of the names or more are images, or share no number.
     """
     names = [_parse(stem) for stem in stems]
     stacks = [
@@ -136,13 +136,13 @@ def mean_slices(stems: Sequence[str]) -> tuple[int, int] | None:
 
 
 def counts_of(stem: str) -> str:
-    """What a name counts: every number after what it is called, such as "z3 c0"; nothing else of the name."""
+    """Return the numbers of a name with their axes, such as "z3 c0", and nothing else of the name."""
     name = _parse(stem)
     return " ".join(f"{role}{number}" for role, number in zip(name.roles, name.numbers, strict=True))
 
 
 def without_channel(stem: str) -> str:
-    """What names of the channels of one image share; empty where no number counts channels."""
+    """Return a key that all channels of one image share; empty if no number counts channels."""
     name = _parse(stem)
     counters = [i for i, role in enumerate(name.roles) if role == "c" and name.counts_slices(i)]
     return (
@@ -152,7 +152,7 @@ def without_channel(stem: str) -> str:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name, cut at its numbers: `texts` are around them, `roles` say what each counts."""
+    """A name split at its numbers: `texts` lie around them, `roles` are the axes they count."""
 
     raw: tuple[str, ...]
     texts: tuple[str, ...]
@@ -161,9 +161,10 @@ class _Name:
     kind: str
 
     def counts_slices(self, i: int) -> bool:
-        """Whether a number that varies counts what lies in one image."""
+        """Return whether varying number `i` counts slices, channels or times of one image."""
         before = self.raw[i]
         if self.roles[i]:
+            # a name that is only "c1" or "t1" is more likely an image of its own
             is_bare = self.roles[i] in "ct" and not any(self.texts[:i]) and not any(self.texts[i + 1 :])
             return not (is_bare and self.texts[i] in "ct")
         word = re.search(r"[^\W\d_]+(?=[\W_]*$)", before.lower())
@@ -184,7 +185,7 @@ def _parse(stem: str) -> _Name:
 
 
 def _role(text: str) -> str:
-    """What a number counts, from the text before it; empty where that does not say."""
+    """Return the axis that a number counts, by the text before it; empty if unknown."""
     word = _WORD.search(text)
     return _ROLES.get(word[1].casefold(), "") if word else ""
 
@@ -193,7 +194,7 @@ def _role(text: str) -> str:
 
 
 def _groups(names: Sequence[_Name]) -> dict[tuple[object, ...], list[int]]:
-    """Places of names that are alike but for their numbers."""
+    """Group the indices of names that differ in numbers only."""
     found: dict[tuple[object, ...], list[int]] = {}
     for i, name in enumerate(names):
         found.setdefault((name.texts, name.roles, name.kind), []).append(i)
@@ -201,7 +202,7 @@ def _groups(names: Sequence[_Name]) -> dict[tuple[object, ...], list[int]]:
 
 
 def _choose(names: Sequence[_Name]) -> tuple[list[int], tuple[str, ...]]:
-    """Places of the names of one stack, and a note on those that are set aside."""
+    """Return the indices of the names of one stack, and a note on files set aside."""
     groups = list(_groups(names).values())
     plain = [group for group in groups if not names[group[0]].kind] or groups
     taken = max(plain, key=len)
@@ -222,7 +223,7 @@ def _choose(names: Sequence[_Name]) -> tuple[list[int], tuple[str, ...]]:
 
 
 def _is_rival(group: Sequence[int], taken: Sequence[int], names: Sequence[_Name]) -> bool:
-    """Whether other names could be a stack as well, or the rest of this one."""
+    """Return whether a group of names could be another stack, or the rest of the chosen one."""
     kind = names[group[0]].kind
     if len(group) < 2 or kind == "preview":
         return False
@@ -248,13 +249,13 @@ def _aside(total: int, kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def _varying(names: Sequence[_Name]) -> list[int]:
-    """Which numbers are not the same in all names."""
+    """Return the positions of numbers that are not the same in all names."""
     return [i for i, column in enumerate(zip(*(n.numbers for n in names), strict=True)) if len({*column}) > 1]
 
 
 @dataclass(frozen=True)
 class _Counters:
-    """Which number of a name counts slices, and which channels; None where none does."""
+    """The positions of the numbers that count slices and channels in a name; None if there is none."""
 
     z: int | None
     c: int | None
@@ -262,7 +263,7 @@ class _Counters:
 
     @classmethod
     def of(cls, names: Sequence[_Name]) -> _Counters:
-        """From what varies in the names of a stack."""
+        """Find the counters from the numbers that vary in the names of a stack."""
         by_role: dict[str, list[int]] = {"z": [], "c": [], "t": [], "": []}
         for i in _varying(names):
             by_role[names[0].roles[i]].append(i)
@@ -276,16 +277,16 @@ class _Counters:
         return cls(z, c, (note,) if unused else ())
 
     def slice_of(self, name: _Name) -> int:
-        """Number of the slice; 0 where slices are not counted."""
+        """Return the slice number of a name; 0 if slices are not counted."""
         return 0 if self.z is None else name.numbers[self.z]
 
     def channel_of(self, name: _Name) -> int:
-        """Number of the channel; 0 where channels are not counted."""
+        """Return the channel number of a name; 0 if channels are not counted."""
         return 0 if self.c is None else name.numbers[self.c]
 
 
 def _check_roles(names: Sequence[_Name], by_role: Mapping[str, Sequence[int]]) -> None:
-    """Refuse times, and two numbers that count the same."""
+    """Refuse time points, and two numbers that count the same axis."""
     if by_role["t"]:
         times = {name.numbers[by_role["t"][0]] for name in names}
         raise FormatError(
@@ -301,7 +302,7 @@ def _check_roles(names: Sequence[_Name], by_role: Mapping[str, Sequence[int]]) -
 
 
 def _without_gap(names: Sequence[_Name], unnamed: Sequence[int], c: int | None) -> int:
-    """The one of several numbers that counts slices without a gap, and none twice."""
+    """Return the only position whose numbers count slices without a gap or a repeat."""
     channels: dict[int, list[_Name]] = {}
     for name in names:
         channels.setdefault(0 if c is None else name.numbers[c], []).append(name)
@@ -316,13 +317,13 @@ def _without_gap(names: Sequence[_Name], unnamed: Sequence[int], c: int | None) 
 
 
 def _counts(numbers: Sequence[int]) -> bool:
-    """Whether numbers are all different, one step apart."""
+    """Return whether numbers are all different and evenly spaced."""
     known = sorted({*numbers})
     return len(known) == len(numbers) and len({b - a for a, b in pairwise(known)}) <= 1
 
 
 def _same_slices(table: Mapping[int, Mapping[int, int]]) -> tuple[int, ...]:
-    """The numbers of the slices, which all channels have."""
+    """Return the slice numbers; refuse channels that lack one."""
     numbers = tuple(sorted({z for row in table.values() for z in row}))
     for channel, row in sorted(table.items()):
         missing = [z for z in numbers if z not in row]

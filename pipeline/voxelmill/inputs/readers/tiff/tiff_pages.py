@@ -1,7 +1,7 @@
-"""The planes of one TIFF file: how its pages make up axes, and each plane read by itself.
+"""The pages of one TIFF file: their arrangement as axes of an image, and reading of single planes.
 
-In: a path. Out: a `Layout`, and a function that reads one plane. tifffile understands the tags. Knows
-nothing of spacing, nor of files beside this one.
+In: a path. Out: a `Layout`, and a function that reads one plane. tifffile parses the tags. This module knows
+neither spacing nor other files of a stack.
 """
 
 from __future__ import annotations
@@ -23,29 +23,34 @@ from voxelmill.inputs.readers.shared.axes_and_units import Array, Latest, arrang
 from voxelmill.inputs.readers.shared.packed_voxels import forget, supported
 
 Plane = Callable[[int, int], Array]
-"""From a channel of the pages and a slice to an array (samples of a pixel, y, x)."""
+"""A function of page channel and slice that returns an array (samples per pixel, y, x)."""
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its warnings name files
 
-_MOST_RATIO = 1 << 16
+_MOST_RATIO = 1 << 16  # upper bound of the values decoded from one stored byte
 _UNLIMITED = {34712, 33003, 33004, 33005, 34887, 34927, 50001, 50002, 52546}
-"""Zstandard packs 32 KiB into a byte, other codecs less; but for JPEG 2000, LERC, WebP and JPEG XL."""
+"""Compression codes without an upper bound of the ratio: JPEG 2000, LERC, WebP and JPEG XL.
+
+Of the others, Zstandard reaches the highest ratio: 32 KiB per stored byte.
+"""
 
 _RESTORE = "Restore the file from its source."
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How pages make up an image.
+    """The arrangement of pages as an image.
 
     Attributes
     ----------
     axes : str
-        C: channels over pages, S: channels within a page, Z, Y, X; of lengths `shape`.
+        Letters C (channels over pages), S (channels within a page), Z, Y, X, in the order of the file.
+    shape : tuple of int
+        Lengths of `axes`.
     within : int
-        Number of axes, from the last, that lie within a page.
+        Number of trailing axes that lie within a page.
     dtype : numpy.dtype
-        Of one value, native byte order.
+        Type of one value, in native byte order.
     """
 
     axes: str
@@ -54,7 +59,7 @@ class Layout:
     dtype: np.dtype[Any]
 
     def size(self, axis: str) -> int:
-        """Length of an axis; 1 where it is not there."""
+        """Return the length of an axis; 1 if it is absent."""
         return self.shape[self.axes.index(axis)] if axis in self.axes else 1
 
     @property
@@ -63,7 +68,7 @@ class Layout:
         return prod(self.shape[-self.within :]) * self.dtype.itemsize
 
     def page(self, channel: int, z: int) -> int:
-        """Number of the page that holds a plane."""
+        """Return the number of the page that holds a plane, from 0."""
         outer = len(self.axes) - self.within
         at = [{"C": channel, "Z": z}[axis] for axis in self.axes[:outer]]
         return int(np.ravel_multi_index(at, self.shape[:outer])) if at else 0
@@ -71,12 +76,12 @@ class Layout:
 
 @contextmanager
 def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
-    """A TIFF file, without those that its OME metadata may name.
+    """Open a TIFF file, without other files that its OME metadata may name.
 
     Raises
     ------
     FormatError
-        If it is no TIFF, or its pages are not one image.
+        If it is not a TIFF, or is damaged.
     """
     with _understood():
         tif = tifffile.TiffFile(path, _multifile=False)
@@ -88,13 +93,13 @@ def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
             )
         if not each_by_itself:
             yield tif
-    if each_by_itself:  # pages that tifffile was given one by one
+    if each_by_itself:  # written by tifffile page by page: each page became a series
         with tifffile.TiffFile(path, _multifile=False, is_shaped=False) as tif:
             yield tif
 
 
 def is_one_page(path: Path) -> bool:
-    """Whether a file is a TIFF of one page and no more images after it, as ImageJ writes them."""
+    """Return whether a TIFF has one page and no further images behind it, as ImageJ stores stacks."""
     try:
         with open_tiff(path) as tif:
             return len(tif.pages) == 1 and layout_of(tif).size("Z") == 1
@@ -103,12 +108,12 @@ def is_one_page(path: Path) -> bool:
 
 
 def layout_of(tif: tifffile.TiffFile) -> Layout:
-    """How the pages make up one image of channels, z, y, x.
+    """Return the arrangement of the pages as one image of channels, z, y, x.
 
     Raises
     ------
     FormatError
-        If they make up something else, or need a codec that is not there.
+        If the pages are not such an image, or need a codec that is not installed.
     """
     with _understood():
         series = _only_series(tif)
@@ -130,26 +135,35 @@ def layout_of(tif: tifffile.TiffFile) -> Layout:
 def plane_reader(
     tif: tifffile.TiffFile, path: Path, layout: Layout, sparse: Callable[[int], None] = lambda _: None
 ) -> Plane:
-    """A function that reads one plane of an open file; it holds a page, or maps the file.
+    """Return a function that reads one plane of an open file; it holds one page, or memory-maps the file.
 
-    It calls `sparse` with the number of a page of which tiles or strips are not stored.
+    Parameters
+    ----------
+    tif : tifffile.TiffFile
+        The open file, which must stay open while planes are read.
+    path : Path
+        The same file.
+    layout : Layout
+        Its arrangement; see `layout_of`.
+    sparse : callable
+        Called with the number of each page that has tiles or strips which are not stored.
 
     Raises
     ------
     FormatError
-        If the file ends before its voxels do.
+        If the file is too short for its voxels.
     """
     offset = _data_offset(tif)
     return _paged(tif.series[0], layout, sparse) if offset is None else _mapped(path, layout, offset, tif)
 
 
 def is_contiguous(tif: tifffile.TiffFile) -> bool:
-    """Whether the voxels of an open file lie uncompressed, one after another."""
+    """Return whether the voxels of an open file are uncompressed and contiguous."""
     return _data_offset(tif) is not None
 
 
 def _data_offset(tif: tifffile.TiffFile) -> int | None:
-    """Where the voxels lie uncompressed, one after another; None where they do not, or are not stored."""
+    """Return the byte offset of uncompressed contiguous voxels; None if there are none."""
     with _understood():
         return tif.series[0].dataoffset or None
 
@@ -165,7 +179,7 @@ def _mapped(path: Path, layout: Layout, offset: int, tif: tifffile.TiffFile) -> 
     view = arrange(mapped, layout.axes, "CZSYX")
 
     def read(channel: int, z: int) -> Array:
-        forget(mapped)
+        forget(mapped)  # the pages of planes before this one
         return np.asarray(view[channel, z])
 
     return read
@@ -173,7 +187,7 @@ def _mapped(path: Path, layout: Layout, offset: int, tif: tifffile.TiffFile) -> 
 
 def _paged(series: tifffile.TiffPageSeries, layout: Layout, sparse: Callable[[int], None]) -> Plane:
     inner, shape = layout.axes[-layout.within :], layout.shape[-layout.within :]
-    _whole_page(series, 0)
+    _whole_page(series, 0)  # refuses a truncated file on opening
 
     def read(number: int) -> Array:
         page = _whole_page(series, number)
@@ -186,7 +200,7 @@ def _paged(series: tifffile.TiffPageSeries, layout: Layout, sparse: Callable[[in
 
 
 def _whole_page(series: tifffile.TiffPageSeries, number: int) -> tifffile.TiffPage | tifffile.TiffFrame:
-    """A page whose bytes are there, and can be as many voxels as the tags say."""
+    """Return a page; refuse it if its bytes are missing or too few for the voxels that the tags state."""
     with _understood():
         page, keyframe = series.pages[number], series.keyframe
         if page is None or not _is_whole(page, keyframe):
@@ -205,7 +219,7 @@ def _whole_page(series: tifffile.TiffPageSeries, number: int) -> tifffile.TiffPa
 def _decode(series: tifffile.TiffPageSeries, number: int, shape: tuple[int, ...]) -> Array:
     page = _whole_page(series, number)
     try:
-        if not _stored(page, series.keyframe):  # where a page is one strip, tifffile reads from byte 0
+        if not _stored(page, series.keyframe):  # tifffile would read a page of one strip from byte 0
             return np.full(shape, series.keyframe.nodata, series.dtype)
         return page.asarray(maxworkers=1).reshape(shape)
     except Exception as error:  # whatever a codec raises
@@ -219,7 +233,7 @@ def _decode(series: tifffile.TiffPageSeries, number: int, shape: tuple[int, ...]
 
 
 def _is_whole(page: tifffile.TiffPage | tifffile.TiffFrame, keyframe: tifffile.TiffPage) -> bool:
-    """Whether all pieces of a page are there, or stated as left out; tifffile takes zeros for any other."""
+    """Return whether all tiles or strips of a page exist or are sparse; tifffile fills others with zeros."""
     pieces, size = prod(keyframe.chunked), page.parent.filehandle.size
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if not all(isinstance(number, int) for place in places for number in place):
@@ -228,17 +242,17 @@ def _is_whole(page: tifffile.TiffPage | tifffile.TiffFrame, keyframe: tifffile.T
 
 
 def _is_there(at: int, count: int, size: int) -> bool:
-    """Whether a tile or strip lies in a file of `size` bytes, or is one that a sparse file leaves out."""
+    """Return whether a tile or strip lies in a file of `size` bytes, or is marked as not stored (sparse)."""
     return at == count == 0 or (at > 0 and count > 0 and at + count <= size)
 
 
 def _stored(page: tifffile.TiffPage | tifffile.TiffFrame, keyframe: tifffile.TiffPage) -> int:
-    """Pieces of a page that are stored; those of offset and length 0 are zeros."""
+    """Return the number of stored tiles or strips of a page; those of offset and length 0 are zeros."""
     return sum(count > 0 for count in page.databytecounts[: prod(keyframe.chunked)])
 
 
 def _check_chain(tif: tifffile.TiffFile) -> None:
-    """Refuse a file whose last page points to one that is not there; tifffile only logs it."""
+    """Refuse a file with a last page that points to a missing one; tifffile only logs it."""
     last = tif.pages.next_page_offset
     if last is not None:
         tif.filehandle.seek(last)
@@ -259,7 +273,7 @@ def _only_series(tif: tifffile.TiffFile) -> tifffile.TiffPageSeries:
 
 
 def _name_axes(letters: str, shape: tuple[int, ...], within: int) -> str:
-    """tifffile's letters as those of `Layout`; one axis of pages without a name is z."""
+    """Convert tifffile's axis letters to those of `Layout`; a single unnamed axis of pages is z."""
     unnamed = [a for a in letters if a in "IQ"]
     if len(unnamed) == 1 and "Z" not in letters:
         letters = letters.replace(unnamed[0], "Z")
@@ -284,7 +298,7 @@ def _wrong_axes(letters: str, shape: tuple[int, ...]) -> str:
 
 
 def _check_codec(page: tifffile.TiffPage) -> None:
-    """Refuse early what tifffile cannot decode without a package that is not there."""
+    """Refuse a compression or predictor that tifffile cannot decode here, before any voxel is read."""
     for table, used in (
         (tifffile.TIFF.DECOMPRESSORS, page.compression),
         (tifffile.TIFF.UNPREDICTORS, page.predictor),
@@ -308,7 +322,7 @@ def _name(code: int) -> str:
 
 @contextmanager
 def _understood() -> Iterator[None]:
-    """Turn whatever tifffile raises over wrong tags into a `FormatError`, without names of files."""
+    """Turn whatever tifffile raises on wrong tags into a `FormatError` without file names."""
     try:
         yield
     except (VoxelmillError, OSError):

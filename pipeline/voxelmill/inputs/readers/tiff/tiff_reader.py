@@ -1,8 +1,8 @@
-"""TIFF: one file of pages, or a folder of one-page files in the order of the numbers in their names.
+"""The reader for TIFF: a multi-page file, or a folder of one-page files numbered by their names.
 
-In: a path. Out: a volume along the world's axes that holds a page at a time; pages that lie one after
-another uncompressed are mapped. A slice of a stack that is missing is refused, or made of the two beside it.
-Knows no tags.
+In: a path. Out: a volume with identity direction that holds one page at a time; uncompressed contiguous pages
+are memory-mapped. A missing slice of a stack is refused, or interpolated from its neighbours. This module
+knows no tags.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _geometry(tif: TiffFile, layout: Layout, slices: int, hints: Hints) -> Geome
 
 
 def _places(stack: Stack, hints: Hints) -> tuple[list[Between], tuple[Repair, ...]]:
-    """Where the slices of a stack come from; gaps in their numbers are refused or filled."""
+    """Return the source of each slice of a stack; gaps in the numbers are refused or filled."""
     gap = next(stack.gaps, None)
     if gap is None:
         return [Between(i) for i in range(len(stack.numbers))], ()
@@ -99,7 +99,7 @@ def _places(stack: Stack, hints: Hints) -> tuple[list[Between], tuple[Repair, ..
 
 
 def _other_length(stack: Stack, ome: Any) -> tuple[str, ...]:
-    """A note where files at an end of the stack may be missing, which numbers cannot tell."""
+    """Return a note if OME states another length: numbers cannot show files missing at either end."""
     stated = int(ome.get("SizeZ", 1))
     note = (
         f"the TIFF stack has {stack.length} slices by the numbers in its names, {stated} by its OME metadata"
@@ -114,7 +114,7 @@ def _missing(stack: Stack, gap: tuple[int, int]) -> str:
 
 
 class _Pages(Volume):
-    """An image of which a page is held at a time."""
+    """An image that is read with one page in memory at a time."""
 
     def __init__(self, geometry: Geometry, layout: Layout, planes: int, **facts: Any) -> None:
         self._layout = layout
@@ -125,11 +125,11 @@ class _Pages(Volume):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes held beside a slab: one page, and what it is decoded from, which LZW can make larger."""
+        """Bytes held beside a slab: a page and its encoded bytes, which LZW can make larger than the page."""
         return 0 if self.is_random_access else 5 * self._layout.page_bytes
 
     def slabs(self, depth: int) -> Iterator[Slab]:
-        """Every voxel once; see `Volume.slabs`."""
+        """Yield every voxel once; see `Volume.slabs`."""
         length, *plane = self.geometry.shape
         memory = np.empty((self.together, min(depth, length), *plane), self.dtype)
         with readable(), self._open() as pages:
@@ -142,7 +142,7 @@ class _Pages(Volume):
         self._note_sparse()
 
     def fill(self, box: Box, out: Array, convert: Convert | None = None) -> None:
-        """Put a (c, z, y, x) box into `out`, page by page."""
+        """Read a (c, z, y, x) box into `out`, page by page."""
         with readable(), self._open() as pages:
             for part in box.cells((self._samples, 1, *self.geometry.shape[1:])):
                 first, z = part.start[0] // self._samples, part.start[1]
@@ -152,7 +152,7 @@ class _Pages(Volume):
 
     @abstractmethod
     def _open(self) -> AbstractContextManager[Plane]:
-        """A function that reads planes, for as long as it is wanted."""
+        """Open the pages; the context is a function that reads planes."""
 
     def _reader(self, tif: TiffFile, path: Path, what: str, sparse: Callable[[int], None]) -> Plane:
         _check_same(self._layout, layout_of(tif), what)
@@ -179,7 +179,7 @@ class _File(_Pages):
 
 
 class _Stack(_Pages):
-    """A file a slice and channel: `files` are those of all channels, one channel after another."""
+    """A stack with one file per slice and channel; `files` is ordered by channel, then by slice."""
 
     def __init__(
         self,
@@ -198,9 +198,9 @@ class _Stack(_Pages):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes held beside a slab: one page, and what it is decoded from; where slices are made, more.
+        """Bytes held beside a slab: a page and its encoded bytes, and more if slices are interpolated.
 
-        Two pages that are decoded, the one that is made, and its float64.
+        These are two decoded pages, the interpolated page, and its float64 copy.
         """
         voxels = self._layout.page_bytes // self.dtype.itemsize
         blending = 3 * self._layout.page_bytes + 8 * voxels
@@ -226,7 +226,7 @@ class _Stack(_Pages):
 
 
 def _check_page(layout: Layout, ome: Any, channels: int) -> None:
-    """Refuse a first file of more than one page, or of more channels or times than names say."""
+    """Refuse a first file with several pages, or with more channels or times than the names state."""
     pages = layout.size("Z") * layout.size("C")
     if pages > 1:
         raise FormatError(

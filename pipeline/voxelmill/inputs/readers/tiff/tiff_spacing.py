@@ -1,8 +1,8 @@
-"""The distance between voxels that a TIFF file states, in OME's or ImageJ's metadata.
+"""The spacing that a TIFF file states in OME's or ImageJ's metadata.
 
-In: an open file. Out: millimetres for those of z, y and x that are stated with a unit. Plain resolution tags
-are not trusted: most programs write 72 dots an inch whatever the image is. Nor are such values where ImageJ
-took them over.
+In: an open file. Out: millimetres along those of z, y and x that have a unit. Plain resolution tags are not
+trusted, because most programs write 72 dots per inch for any image, and neither are such values that ImageJ
+copied.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from voxelmill.inputs.readers.shared.axes_and_units import millimetres
 _RESOLUTION_UNITS = {2: "inch", 3: "cm"}
 
 _PRINTED = (72, 96, 150, 300)
-"""Dots an inch that programs write of images of which they know no resolution; with these go 1 a unit."""
+"""Dots per inch that programs write into images of unknown resolution; 1 per unit counts likewise."""
 
 
 def stated_spacing(tif: tifffile.TiffFile) -> dict[str, float]:
-    """Millimetres along each axis of which something is stated."""
+    """Return the spacing in millimetres along each of "z", "y" and "x" that is stated."""
     found = _from_ome(ome_pixels(tif)) if tif.is_ome else _from_imagej(tif) if tif.is_imagej else {}
     return {axis: step for axis, step in found.items() if step is not None}
 
 
 def ome_pixels(tif: tifffile.TiffFile) -> Mapping[str, str]:
-    """Attributes of the first Pixels element of the OME metadata; empty where there is none."""
+    """Return the attributes of the first Pixels element of the OME metadata; empty if there is none."""
     try:
         root = ElementTree.fromstring(tif.ome_metadata or "<none/>")
     except ElementTree.ParseError:
@@ -38,7 +38,7 @@ def ome_pixels(tif: tifffile.TiffFile) -> Mapping[str, str]:
 
 
 def _from_ome(pixels: Mapping[str, str]) -> dict[str, float | None]:
-    """The unit is micrometres where none is named."""
+    """Return the PhysicalSize of each axis; the default unit is micrometres, as in the OME schema."""
     return {
         axis.lower(): _length(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         for axis in "ZYX"
@@ -46,7 +46,7 @@ def _from_ome(pixels: Mapping[str, str]) -> dict[str, float | None]:
 
 
 def _from_imagej(tif: tifffile.TiffFile) -> dict[str, float | None]:
-    """Along x and y from the resolution tags, in voxels a unit; along z from the description."""
+    """Return x and y from the resolution tags (voxels per unit), and z from the description."""
     facts, tags = tif.imagej_metadata or {}, tif.pages.first.tags
     y, x = (_per_voxel(tags.valueof(name)) for name in ("YResolution", "XResolution"))
     tag = _RESOLUTION_UNITS.get(tags.valueof("ResolutionUnit", 1))
@@ -60,7 +60,7 @@ def _from_imagej(tif: tifffile.TiffFile) -> dict[str, float | None]:
 
 
 def _is_default(step: float | None, said: Any, tag: str | None) -> bool:
-    """Whether units a voxel are what uncalibrated images have: printers' dots, or 1 where no unit is said."""
+    """Return whether a step is that of an uncalibrated image: printers' dots, or 1 without a unit."""
     scale = millimetres(said or tag)
     if not step or scale is None or millimetres(said) not in (None, 10.0, 25.4):
         return False
