@@ -1,1 +1,1 @@
-"""SOURCE in, its cases out: nnU-Net datasets, folders and manifests; pseudonyms and checksums."""
+"""Discovery of the cases in SOURCE: nnU-Net datasets, folders and manifests; pseudonyms and checksums."""

@@ -1,6 +1,7 @@
-"""A case and its files: where it lies, what it may be called, and the spacing stated beside its image.
+"""Checks shared by all kinds of SOURCE: ids of cases, stated paths, and the spacing beside an image.
 
-In: paths and words of a source. Out: a `CaseSource` each, and `Sources`. Knows no kind of source.
+In: ids, paths and spacings as a source states them. Out: checked values, or a `SourceError`. This module
+knows no kind of source.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from voxelmill.inputs.sources.manifest_table import read_json
 from voxelmill.storage.partial_files import is_left
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Device names of Windows, which cannot name a folder there."""
 
 
 def case_problem(case: str) -> str | None:
-    """Why a text cannot be the id of a case, which names a group in a store; None where it can."""
+    """Return why a text cannot be the id of a case, which names a group in a store; None if it can."""
     if problem := _encoding_problem(case):
         return problem
-    alike = unicodedata.normalize("NFKC", case)  # what some systems make of it
+    alike = unicodedata.normalize("NFKC", case)  # some file systems normalise names
     if not case or case != case.strip():
         return "is empty or has blanks at its ends"
     if any(c in alike for c in "/\\") or ".." in alike or alike.startswith((".", "__")):
@@ -44,7 +46,7 @@ def case_problem(case: str) -> str | None:
 
 
 def _encoding_problem(name: str) -> str | None:
-    """Why no file can have a name: characters that the locale does not know; None where one can."""
+    """Return why the locale cannot encode a file name; None if it can."""
     try:
         os.fsencode(name)
         name.encode()
@@ -59,7 +61,7 @@ def check_case(where: str, case: str) -> None:
     Raises
     ------
     SourceError
-        That begins with `where`.
+        Begins with `where`.
     """
     problem = case_problem(case)
     if problem:
@@ -67,12 +69,23 @@ def check_case(where: str, case: str) -> None:
 
 
 def path_of(where: str, folder: Path, stated: str, outside: bool) -> Path:
-    """The path that a source states, which lies in the source's folder or below unless `outside` allows more.
+    """Resolve a path that a source states.
+
+    Parameters
+    ----------
+    where : str
+        Subject of the error message.
+    folder : Path
+        The folder of the source.
+    stated : str
+        The path, relative to `folder` or absolute.
+    outside : bool
+        Whether it may lie outside `folder`.
 
     Raises
     ------
     SourceError
-        That begins with `where`, and does not show the path.
+        Begins with `where`, and does not quote the path.
     """
     if problem := _encoding_problem(stated):
         raise SourceError(f"{where} {problem}. Set LC_ALL, or rename the file.")
@@ -86,7 +99,7 @@ def path_of(where: str, folder: Path, stated: str, outside: bool) -> Path:
 
 
 def parse_spacing(value: Any) -> Triple | None:
-    """Spacing from "z,y,x" or [z, y, x] in millimetres; None where it is not three positive numbers."""
+    """Parse a spacing "z,y,x" or [z, y, x] in millimetres; None unless it is three positive numbers."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
         z, y, x = (float(part) for part in parts)
@@ -96,7 +109,18 @@ def parse_spacing(value: Any) -> Triple | None:
 
 
 def stated_spacing(image: Path, case: str) -> Triple | None:
-    """Spacing from ``<case>.json`` beside an image whose format has no place for it."""
+    """Read the spacing (z, y, x) in millimetres from ``<case>.json`` beside an image.
+
+    Returns
+    -------
+    (z, y, x) or None
+        None if the format of the image states its spacing, or there is no such file.
+
+    Raises
+    ------
+    SourceError
+        If the file holds no valid spacing.
+    """
     beside = image.parent / f"{case}.json"
     if formats.states_spacing(image) or not beside.is_file():
         return None
@@ -111,7 +135,7 @@ def stated_spacing(image: Path, case: str) -> Triple | None:
 
 
 def count_endings(paths: Iterable[Path]) -> tuple[str, ...]:
-    """How many paths there are of each ending, in words."""
+    """Count paths by ending, in words for messages."""
     endings = Counter("folder" if path.is_dir() else formats.known_ending(path) for path in paths)
     return tuple(
         f"{n} folder(s)" if ending == "folder" else f"{n} file(s) ending '{ending}'"

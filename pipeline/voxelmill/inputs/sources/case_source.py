@@ -1,6 +1,6 @@
-"""A case and its files, and all cases of SOURCE.
+"""The records of a case and its files, and of all cases of SOURCE.
 
-In: paths and words of a source. Out: records. Opens nothing.
+In: paths and names. Out: records. No file is opened.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from voxelmill.basics.geometry import Triple
 
 @dataclass(frozen=True)
 class CaseSource:
-    """Where one case lies; a path is a file, or the folder of an image, and may be missing."""
+    """The files of one case; a path is a file or the folder of an image, and may be missing.
+
+    Attributes
+    ----------
+    case : str
+        Id of the case.
+    channels : tuple of Path
+        One per channel, or one that holds all channels.
+    label : Path or None
+        The label, if the case has one.
+    spacing : (z, y, x) or None
+        In millimetres, if the source states it beside the image.
+    """
 
     case: str
     channels: tuple[Path, ...]
@@ -30,18 +42,20 @@ class Sources:
     ----------
     kind : str
         "nnunet", "folder", "manifest" or "file".
+    cases : tuple of CaseSource
+        All cases.
     channel_names : tuple of str or None
-        In the order of the channels; None where the source does not name them.
+        In the order of the channels; None if the source does not name them.
     labels : dict or None
-        Name of each class to its value, or to its values where it is a region.
+        Name of each class to its value, or to a list of values for a region.
     ignore_label : int or None
-        Value of voxels that no class is stated for.
+        Value of voxels without an annotation.
     skipped : tuple of str
-        What was left out, by count and ending.
+        Files that were left out, by count and ending.
     remarks : tuple of str
-        What a user should know of how the source was understood; without names of files.
+        Remarks for the user on how the source was interpreted; without file names.
     names : mapping of str to str
-        Pseudonym of each case that has one to what its folder or file is called; written to no file of OUT.
+        Pseudonym to the name of the case's folder or file. Never written to OUT.
     """
 
     kind: str

@@ -1,7 +1,7 @@
-"""What a dataset.json says of channels and labels, in the words of nnU-Net 1 and 2 and of the Decathlon.
+"""Channels and labels of a dataset.json, in the dialects of nnU-Net 1 and 2 and of the Decathlon.
 
-In: its content. Out: a `Description`, with a remark on each word that is not nnU-Net's own of today. What can
-be read in two ways is refused. Opens nothing.
+In: its content. Out: a `Description`, with a remark on each deviation from nnU-Net 2. Ambiguous content is
+refused. No file is opened.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from voxelmill.basics.errors import SourceError
 from voxelmill.inputs.readers import formats
 
 Labels = dict[str, int | list[int]]
+"""Name of each class to its value, or to a list of values for a region."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """Channels, labels and files of a dataset.
+    """The channels, labels and file ending of a dataset.
 
     Attributes
     ----------
     channel_names : tuple of str
         In the order of their numbers.
     labels : dict or None
-        Name of each class to its value, or to its values where it is a region; None where none is stated.
+        Name of each class to its value, or to a list of values for a region; None if no class is stated.
     ending : str
-        Of the files, with its dot.
+        Ending of the image and label files, with its dot.
     ignore_label : int or None
-        Value of voxels that no class is stated for.
+        Value of voxels without an annotation.
     remarks : tuple of str
-        What was read as something else than it says.
+        Remarks on content that was not taken literally.
     """
 
     channel_names: tuple[str, ...]
@@ -43,17 +44,17 @@ class Description:
 
 
 def describe(content: Mapping[str, Any]) -> Description:
-    """Channels, labels and the ending of files.
+    """Parse the channels, the labels and the file ending.
 
     Parameters
     ----------
     content : mapping
-        Of a dataset.json.
+        The content of a dataset.json.
 
     Raises
     ------
     SourceError
-        If one of them is missing, wrong, or can be read in two ways.
+        If one of them is missing, invalid or ambiguous.
     """
     remarks: list[str] = []
     names = _channels(content, remarks)
@@ -66,14 +67,14 @@ def describe(content: Mapping[str, Any]) -> Description:
 
 
 def say_number(stated: Any, cases: int) -> tuple[str, ...]:
-    """A remark where `numTraining` is not the number of cases; it decides nothing."""
+    """Return a remark if `numTraining` is not the number of cases; it has no other effect."""
     if stated is None or str(stated).strip() == str(cases):
         return ()
     return (f"dataset.json: numTraining is {_short(stated)}, and {cases} cases are there: these count",)
 
 
 def _channels(content: Mapping[str, Any], remarks: list[str]) -> tuple[str, ...]:
-    """Names by rising number; older datasets call them `modality`."""
+    """Return channel names in ascending order of number; older datasets call them `modality`."""
     stated = [key for key in ("channel_names", "modality") if content.get(key) is not None]
     if not stated:
         raise _no_channels("channel_names", None)
@@ -89,7 +90,7 @@ def _channels(content: Mapping[str, Any], remarks: list[str]) -> tuple[str, ...]
 
 
 def _names(key: str, stated: Any, remarks: list[str]) -> tuple[str, ...]:
-    """Names of channels from {number: name}, {name: number} or a list."""
+    """Parse channel names from {number: name}, {name: number} or a list."""
     if isinstance(stated, list):
         remarks.append(f"{key} is a list: channels have its order")
         numbered = dict(enumerate(stated))
@@ -104,7 +105,7 @@ def _names(key: str, stated: Any, remarks: list[str]) -> tuple[str, ...]:
 
 
 def _by_number(key: str, stated: Mapping[str, Any], remarks: list[str]) -> dict[int, Any]:
-    """Names of channels by number; a number may have zeros before it, as names of files have."""
+    """Return channel names by number; numbers may have leading zeros, as in file names."""
     if all(_is_number(number) for number in stated):
         if any(number != str(int(number)) for number in stated):
             remarks.append(f"numbers of {key} have zeros before them, as in names of files")
@@ -123,7 +124,7 @@ def _no_channels(key: str, stated: Any) -> SourceError:
 
 
 def _labels(stated: Any, remarks: list[str]) -> Labels | None:
-    """Names to values; older datasets have it the other way round."""
+    """Return names to values; older datasets map values to names."""
     if stated == {}:
         remarks.append("labels is empty: no class is stated, and no label is checked against it")
         return None
@@ -142,7 +143,7 @@ def _labels(stated: Any, remarks: list[str]) -> Labels | None:
 
 
 def _is_reversed(stated: Mapping[str, Any]) -> bool:
-    """Whether labels are {number: name}; where names are numbers too, both ways have to mean the same."""
+    """Return whether labels are {number: name}; if names are numbers too, both readings must agree."""
     if not all(_is_number(key) and isinstance(name, str) for key, name in stated.items()):
         return False
     if len(set(stated.values())) < len(stated):
@@ -162,7 +163,7 @@ def _no_labels(stated: Any, why: str = "") -> SourceError:
 
 
 def _classes(value: Any) -> int | list[int] | None:
-    """The value of a class, or those of a region; None where it is none."""
+    """Parse the value of a class, or the values of a region; None if invalid."""
     if not isinstance(value, list):
         return _whole(value)
     numbers = [number for number in map(_whole, value) if number is not None]
@@ -170,7 +171,7 @@ def _classes(value: Any) -> int | list[int] | None:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number that is not negative, from a number or its digits."""
+    """Parse a non-negative integer from a number or its digits; None if it is not one."""
     if isinstance(value, str) and _is_number(value.strip()):
         return int(value)
     is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
@@ -182,7 +183,7 @@ def _is_number(text: str) -> bool:
 
 
 def _ending(stated: Any, remarks: list[str]) -> str:
-    """The ending of files; a dot before it that was forgotten is put there."""
+    """Return the file ending, with its dot even if that was forgotten."""
     known = formats.known_endings()
     if isinstance(stated, str) and f".{stated}".lower() in known:
         remarks.append(f"file_ending {stated!r} is read as {'.' + stated!r}")
@@ -195,5 +196,5 @@ def _ending(stated: Any, remarks: list[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    """As it is written, or the front of it."""
+    """Return the repr of a value, shortened to 300 characters."""
     return textwrap.shorten(repr(value), 300, placeholder=" ...")

@@ -1,6 +1,6 @@
-"""The cases that the list `training` of a dataset.json names, as the Decathlon and nnU-Net 1 have it.
+"""Cases from the list `training` of a dataset.json, as in the Decathlon and nnU-Net 1.
 
-In: its content, and the folder. Out: cases. Looks at which files are there, and opens none.
+In: its content, and the folder. Out: cases. This module checks which files exist, and opens none.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from voxelmill.inputs.sources.case_names_and_spacing import check_case, count_en
 from voxelmill.inputs.sources.case_source import CaseSource
 
 FIRST = "_0000"
-"""What follows a case's name in that of its first channel's file."""
+"""Suffix after the case id in the file name of the first channel."""
 
 
 class Cases(NamedTuple):
-    """Cases of a dataset, what else is in its folder, and what a user should know of both."""
+    """The cases of a dataset, files left out by count and ending, and remarks for the user."""
 
     cases: tuple[CaseSource, ...]
     skipped: tuple[str, ...] = ()
@@ -28,9 +28,9 @@ class Cases(NamedTuple):
 
 
 def is_list_of_cases(source: Path, content: Mapping[str, Any], ending: str) -> bool:
-    """Whether `training` says which cases there are.
+    """Return whether the list `training` determines the cases.
 
-    Where a dataset.json has `file_ending`, and files have numbers of channels, it is of nnU-Net's version 2,
+    If dataset.json has `file_ending` and file names have channel numbers, the dataset follows nnU-Net 2,
     which takes its cases from the folder.
     """
     is_second = "file_ending" in content and any((source / "imagesTr").glob(f"*{FIRST}{ending}"))
@@ -38,23 +38,23 @@ def is_list_of_cases(source: Path, content: Mapping[str, Any], ending: str) -> b
 
 
 def read_training(source: Path, content: Mapping[str, Any], channels: int, outside: bool) -> Cases:
-    """Every case that `training` lists.
+    """Return every case that `training` lists.
 
     Parameters
     ----------
     source : Path
         The folder.
     content : mapping
-        Of its dataset.json.
+        The content of its dataset.json.
     channels : int
-        How many there are; a file may hold them all.
+        Number of channels; one file may hold them all.
     outside : bool
         Whether paths may lead out of the folder.
 
     Raises
     ------
     SourceError
-        If an entry names no image, may mean two files, or imagesTr holds images that are in no list.
+        If an entry names no image, may mean two files, or imagesTr holds images that no list names.
     """
     entries = content["training"]
     if not isinstance(entries, list):
@@ -75,7 +75,7 @@ def read_training(source: Path, content: Mapping[str, Any], channels: int, outsi
 
 
 def say_list(content: Mapping[str, Any], cases: int) -> tuple[str, ...]:
-    """A remark on a list of another length, where the folder says which cases there are."""
+    """Return a remark if `training` has another length than the cases found in the folder."""
     entries = content.get("training")
     if not entries or not isinstance(entries, list) or len(entries) == cases:
         return ()
@@ -86,7 +86,7 @@ def say_list(content: Mapping[str, Any], cases: int) -> tuple[str, ...]:
 
 
 def place(source: Path, case: str, stated: str, outside: bool) -> Path:
-    """A path of a list; one that begins with a variable leads where its user says."""
+    """Resolve a path of a list; one that begins with an environment variable may lead out of the folder."""
     free = outside or stated.startswith("$")
     return path_of(f"dataset.json: a path of case {case!r}", source, os.path.expandvars(stated), free)
 
@@ -113,14 +113,14 @@ def _no_entry(number: int) -> SourceError:
 
 
 def _case(image: Path, label: str | None) -> str:
-    """What a case is called: as its image, without the number of a channel, unless the label has it too."""
+    """Return the id of a case: the image's stem without _0000, unless the label has the same stem."""
     stem = formats.case_stem(image)
     is_own = label is not None and formats.case_stem(Path(label)) == stem
     return stem if is_own else stem.removesuffix(FIRST)
 
 
 def _channels(stated: Path, case: str, channels: int) -> tuple[Path, ...]:
-    """The file of all channels, or a numbered one for each, as nnU-Net has them beside what its list says."""
+    """Return the listed file, or numbered files per channel, which nnU-Net 1 stores in place of it."""
     stem = formats.case_stem(stated)
     ending = stated.name[len(stem) :]
     numbered = tuple(stated.with_name(f"{case}_{n:04d}{ending}") for n in range(channels))
@@ -136,7 +136,7 @@ def _channels(stated: Path, case: str, channels: int) -> tuple[Path, ...]:
 
 
 def _others(content: Mapping[str, Any]) -> Iterable[str]:
-    """Names of files that other lists have, which are no cases to train with."""
+    """Yield the file names in the lists `validation` and `test`, which are not training cases."""
     for key in ("validation", "test"):
         for entry in content.get(key) or ():
             path = entry.get("image") if isinstance(entry, dict) else entry

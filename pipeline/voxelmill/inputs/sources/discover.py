@@ -1,7 +1,7 @@
-"""What SOURCE holds: its cases, their channels and labels.
+"""Discovery of the cases in SOURCE, with their channels and labels.
 
 In: a nnU-Net raw dataset folder, a folder of images or DICOM series, a manifest, or one image. Out: a
-`Sources` of paths and names. Opens no image: a file that is missing fails its own case, later.
+`Sources` of paths and names. No image is opened: a missing file fails its own case later.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ KINDS = (
 )
 
 NO_LABEL = "no case has a label"
+"""The remark on a SOURCE without any label."""
 
 
 def discover(
@@ -44,35 +45,40 @@ def discover(
 ) -> Sources:
     """Find the cases of SOURCE.
 
-    Cases that a manifest or a nnU-Net dataset names keep their ids, and so do images of other formats. Those
-    that take them from folders and files of DICOM get pseudonyms.
+    Cases named after DICOM folders or files get pseudonyms. All others keep their ids: those that a manifest
+    or a nnU-Net dataset names, and images of other formats.
 
     Parameters
     ----------
     source : Path
         Folder, manifest or image.
     channels : sequence of str, optional
-        Names that go before those of the source.
+        Names that override those of the source.
     dicom : DicomConfig, optional
-        Whether cases of DICOM get pseudonyms, and with which secret.
+        Whether DICOM cases get pseudonyms, and the secret for them.
     outside : bool
         Whether paths that a manifest or dataset.json states may lead out of their folder.
     typed : str
-        What the user wrote for SOURCE: a refusal repeats it.
+        SOURCE as the user typed it, for messages.
+
+    Returns
+    -------
+    Sources
+        Cases sorted by id.
 
     Raises
     ------
     SourceError
         If SOURCE as a whole cannot be used: one line that says what was found and what to do.
     ConfigError
-        If pseudonyms are wanted and there is no secret to make them with.
+        If pseudonyms are needed and there is no secret for them.
     """
     try:
         if not source.exists():
             said = f": {typed!r}" if typed else ""
             raise SourceError(f"SOURCE does not exist{said}; expected is {KINDS}. Correct the path.")
         found = _hide_names(_discover(source, outside, channels), dicom or DicomConfig())
-    except OSError as error:  # its own text names a file
+    except OSError as error:  # its text names a file
         raise SourceError(f"SOURCE cannot be read: {system_reason(error)}. Correct its rights.") from None
     if not found.cases:
         left_out = f" ({', '.join(found.skipped)})" if found.skipped else ""
@@ -104,13 +110,13 @@ def _discover(source: Path, outside: bool, channels: Sequence[str] | None) -> So
 
 
 def _say_converters(paths: Iterable[Path]) -> str:
-    """What makes readable files of those of microscopes."""
+    """Return advice on converting microscopy formats that are not read."""
     endings = {path.suffix.lower() for path in paths} & CONVERTERS.keys()
     return "".join(f" {ending}: {CONVERTERS[ending]}." for ending in sorted(endings))
 
 
 def _hide_names(found: Sources, config: DicomConfig) -> Sources:
-    """Pseudonyms for the cases that are called like folders and files of DICOM."""
+    """Replace the ids of cases that are named after DICOM folders or files by pseudonyms."""
     if found.kind not in ("folder", "file") or config.ids == "names":
         return found
     named = [case for case in found.cases if formats.find_format(case.channels[0]) is formats.DICOM]

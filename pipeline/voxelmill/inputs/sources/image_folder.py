@@ -1,6 +1,6 @@
-"""A folder as a source: an image a file, or a sub-folder, for each case, with the labels beside them.
+"""A folder as SOURCE: one file or sub-folder per case, with labels beside the images.
 
-In: a folder. Out: `Sources`. Opens of a folder's files what tells their format.
+In: a folder. Out: `Sources`. Files are opened only as far as their format requires.
 """
 
 from __future__ import annotations
@@ -25,27 +25,31 @@ from voxelmill.inputs.sources.image_label_pairs import (
 )
 
 _DATA_ENDINGS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
+"""Endings of data files that belong to an image of the same stem."""
+
 _PART_ENDINGS = (".raw", ".zraw", ".img", ".gz", ".bz2", ".bin", ".dat", ".data", ".hex", ".txt")
+"""Endings of files that a header may name as its data."""
 
 
 def read_folder(source: Path, channels: Sequence[str] | None) -> Sources:
-    """Every case of a folder.
+    """Return every case of a folder.
 
     Parameters
     ----------
     source : Path
         The folder.
     channels : sequence of str, optional
-        The setting of that name; where every file is called a label, it says that they are images.
+        The setting `channels`. If every file is named like a label, it means that they are images.
 
     Raises
     ------
     SourceError
-        If it is not clear which file is the label of which image, or which images are one case.
+        If it is ambiguous which label belongs to which image, or which images make up a case.
     """
     entries = _visible(source)
     _refuse_label_folders(entries)
     images = _images(entries)
+    # DICOM files side by side are the slices of one series
     if images and all(path.is_file() and readers.find_format(path) is readers.DICOM for path in images):
         return _whole(source)
     inside = _look_inside(entries, channels)
@@ -66,18 +70,18 @@ def read_folder(source: Path, channels: Sequence[str] | None) -> Sources:
 
 
 def one_image(path: Path, label: Path | None = None) -> CaseSource:
-    """The case of one image, which is called like its file or folder."""
+    """Return the case of one image, with the stem of its file or folder as id."""
     case = readers.case_stem(path)
     return CaseSource(case, (path,), label, stated_spacing(path, case))
 
 
 def _whole(source: Path) -> Sources:
-    """A folder that is one image."""
+    """Return the source of a folder that is one image."""
     return Sources("folder", (one_image(source if source.name not in ("", "..") else source.resolve()),))
 
 
 def _case(pair: Pair, folder: Path | None = None) -> CaseSource:
-    """A case that is called like its image, or like its own folder."""
+    """Return a case named after its image, or after its folder if that holds a single image."""
     made = one_image(pair.image, pair.label)
     if folder is None:
         return made
@@ -85,7 +89,7 @@ def _case(pair: Pair, folder: Path | None = None) -> CaseSource:
 
 
 def _look_inside(entries: Iterable[Path], channels: Sequence[str] | None) -> dict[Path, tuple[Pair, ...]]:
-    """Folders that are no image but hold some; beside other images, only those of TIFF files."""
+    """Return folders that hold images but are not one; beside other images, only folders of TIFF files."""
     formats = {path: readers.find_format(path) for path in entries}
     images = [p for p, kind in formats.items() if kind and (kind is not readers.TIFF or p.is_file())]
     kinds = (readers.TIFF,) if images else (readers.TIFF, None)
@@ -94,7 +98,7 @@ def _look_inside(entries: Iterable[Path], channels: Sequence[str] | None) -> dic
 
 
 def _inside(folder: Path, kind: readers.Format | None, channels: Sequence[str] | None) -> tuple[Pair, ...]:
-    """The images in a folder; empty where it has none, or is a stack of TIFF pages."""
+    """Return the images in a folder; empty if it has none, or is a stack of TIFF pages."""
     entries = _visible(folder)
     is_tiff = kind is readers.TIFF
     images = _images(entries)
@@ -130,9 +134,10 @@ def _refuse_several(inside: Mapping[Path, Sequence[Pair]]) -> None:
 
 
 def _images(entries: Iterable[Path]) -> list[Path]:
-    """The images among the files of a folder.
+    """Return the images among the files of a folder.
 
-    The voxels of a header are none of their own, and a .hdr of another program is none beside others.
+    The voxel file of a header is not an image of its own, and beside other images neither is a .hdr file of
+    another program.
     """
     images = [path for path in entries if readers.is_known(path)]
     voxels = [path for path in images if is_voxels(path)]
@@ -142,7 +147,7 @@ def _images(entries: Iterable[Path]) -> list[Path]:
 
 
 def _without_parts(paths: Sequence[Path], images: Iterable[Path]) -> list[Path]:
-    """Files that no header among the images names as its data; headers are read where one could be."""
+    """Drop files that a header among the images names as data; headers are read only if one could."""
     if not any(path.name.lower().endswith(_PART_ENDINGS) for path in paths):
         return list(paths)
     headers = [image for image in images if is_header(image) or image.suffix.lower() in (".mhd", ".nhdr")]
@@ -155,6 +160,6 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _belongs(path: Path, stems: set[str]) -> bool:
-    """Whether a file is the data file or the spacing of an image with the same stem."""
+    """Return whether a file is the data file or the spacing of an image with the same stem."""
     endings = (*_DATA_ENDINGS, ".json")
     return any(path.name.endswith(e) and path.name.removesuffix(e) in stems for e in endings)

@@ -1,6 +1,6 @@
-"""Which files of one folder are labels, and of which image: by their names alone.
+"""Pairs of images and labels in one folder, by file names alone.
 
-In: paths. Out: pairs, and the rule that made each. Opens nothing.
+In: paths. Out: pairs, and the rule that made each. No file is opened.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SUFFIXES = (
     "_gt",
     "_annotation",
 )
-"""What follows the name of an image in that of its label, as tools of this field write it."""
+"""Suffixes of label files after the stem of their image, as annotation and segmentation tools write them."""
 
 WORDS = (
     "annotation",
@@ -50,14 +50,14 @@ WORDS = (
     "segmentations",
     "truth",
 )
-"""What labels are called, without blanks, underscores and hyphens."""
+"""Names of label files, without blanks, underscores and hyphens."""
 
 MANIFEST = "Write a manifest (.csv): `case,image,label`, then a line for each case with its paths"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image, its label where it has one, and the rule that found that."""
+    """An image, its label if it has one, and the suffix or word that identified the label."""
 
     image: Path
     label: Path | None = None
@@ -65,33 +65,33 @@ class Pair:
 
 
 def is_word(name: str) -> bool:
-    """Whether a name is one that labels have: ``Ground Truth``, ``mask_path``."""
+    """Return whether a name is typical of labels: ``Ground Truth``, ``mask_path``."""
     plain = re.sub(r"[\s_-]+", "", name).lower()
     return re.sub(r"(path|file)$", "", plain) in WORDS
 
 
 def suffix_of(name: str) -> str:
-    """The end of a name that is known of labels, in small letters; empty where it has none."""
+    """Return the label suffix of a name in lower case; empty if it has none."""
     return next((s for s in SUFFIXES if name.lower().endswith(s) and len(name) > len(s)), "")
 
 
 def find_pairs(paths: Sequence[Path], *, alone: bool = False) -> tuple[Pair, ...]:
-    """The images of a folder, each with its label.
+    """Pair the images of a folder with their labels.
 
-    A label is named as its image with one of `SUFFIXES` behind, or is called by one of `WORDS` where there
-    is one other file.
+    A label has the name of its image followed by one of `SUFFIXES`; if there is only one other file, it may
+    have one of `WORDS` as its name.
 
     Parameters
     ----------
     paths : sequence of Path
         The images of a folder, labels among them.
     alone : bool
-        Whether files are images after all where every one is called a label.
+        Whether files are images if every one is named like a label.
 
     Raises
     ------
     SourceError
-        If an image has two labels, or a label no image.
+        If an image has two labels, or a label has no image.
     """
     images = {path: _called(path) for path in paths}
     labels = {path: name for path, name in images.items() if name}
@@ -110,7 +110,7 @@ def find_pairs(paths: Sequence[Path], *, alone: bool = False) -> tuple[Pair, ...
 
 
 def say_rules(pairs: Iterable[Pair]) -> tuple[str, ...]:
-    """A line on each rule that made labels; holds no name of a file."""
+    """Return a remark per rule that found labels; it holds no file name."""
     known = list(pairs)
     counts = Counter(pair.rule for pair in known if pair.label)
     return tuple(
@@ -120,7 +120,7 @@ def say_rules(pairs: Iterable[Pair]) -> tuple[str, ...]:
 
 
 def say_channels(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """A line on images that are called as channels of one, and are cases; holds no name of a file."""
+    """Return a remark on cases that are named like channels of one image; it holds no file name."""
     shared = Counter(without_channel(formats.case_stem(pair.image)) for pair in pairs)
     several = [n for name, n in shared.items() if name and n > 1]
     if not several:
@@ -132,13 +132,13 @@ def say_channels(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def _called(path: Path) -> str:
-    """The suffix or the word by which a file is a label; empty where it is none."""
+    """Return the suffix or word that marks a file as a label; empty if there is none."""
     stem = formats.case_stem(path)
     return stem.lower() if is_word(stem) else suffix_of(stem)
 
 
 def _add(found: Mapping[Path, list[Path]], label: Path, rule: str) -> bool:
-    """Give a label to its image; whether there is one."""
+    """Assign a label to its image; return whether there is one."""
     stem = formats.case_stem(label)
     if is_word(stem):
         own = list(found) if len(found) == 1 else []

@@ -1,6 +1,6 @@
-"""A manifest as a source: which of its columns are channels, and the case of each row.
+"""A manifest as SOURCE: its columns are channels, and each row is a case.
 
-In: the path of a CSV or JSON file. Out: `Sources`. Opens no image.
+In: the path of a CSV or JSON file. Out: `Sources`. No image is opened.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from voxelmill.inputs.sources.image_label_pairs import is_word, suffix_of
 from voxelmill.inputs.sources.manifest_table import Table, read_table
 
 RESERVED = ("case", "label", "spacing")
+"""Columns with a meaning of their own; every other column is a channel."""
+
 _DECIMAL_COMMA = re.compile(r"\d,\d+\s*[;/|x ]|\d,\d+,\d+,\d")
+"""A spacing that seems to have decimal commas."""
 
 
 def read_manifest(path: Path, outside: bool, channels: Sequence[str] | None) -> Sources:
-    """Every case of a manifest.
+    """Return every case of a manifest.
 
     Parameters
     ----------
@@ -39,12 +42,12 @@ def read_manifest(path: Path, outside: bool, channels: Sequence[str] | None) -> 
     outside : bool
         Whether the paths in it may lead out of its folder.
     channels : sequence of str, optional
-        The setting of that name; columns that it names are channels, though labels are often called so.
+        The setting `channels`: columns that it names are channels even if they are named like labels.
 
     Raises
     ------
     SourceError
-        If it is no table, a column cannot be meant, or a path leads out.
+        If the file is not a table, a column is invalid, or a path leads out of the folder.
     """
     table = read_table(path)
     columns = [_column(name) for name in table.columns]
@@ -60,7 +63,7 @@ def read_manifest(path: Path, outside: bool, channels: Sequence[str] | None) -> 
 
 
 def _column(name: str) -> str:
-    """A reserved name in small letters and without blanks, else what the manifest says."""
+    """Return the name of a column without blanks at its ends; reserved names in lower case."""
     plain = name.strip()
     return plain.lower() if plain.lower() in RESERVED else plain
 
@@ -86,7 +89,7 @@ def _check_header(folder: Path, table: Table, columns: Sequence[str]) -> None:
 
 
 def _check_labels(columns: Iterable[str], channels: Iterable[str]) -> None:
-    """Refuse columns that are called as labels are, and would become input of a training."""
+    """Refuse columns that are named like labels but would become channels, the input of training."""
     for name in columns:
         if name not in RESERVED and name.lower() not in channels and (is_word(name) or suffix_of(name)):
             raise SourceError(
@@ -102,7 +105,7 @@ def _is_image(folder: Path, cell: str) -> bool:
 def _check_places(
     folder: Path, number: int, row: Mapping[str, Any], names: Iterable[str], outside: bool
 ) -> None:
-    """Refuse paths that lead out before anything looks at what is there."""
+    """Refuse paths that lead out of the folder, before any of them is accessed."""
     for name in (*names, "label"):
         stated = row.get(name)
         if isinstance(stated, str):

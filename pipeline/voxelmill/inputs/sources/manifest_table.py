@@ -1,7 +1,7 @@
-"""The rows of a manifest, CSV or JSON.
+"""The table of a manifest, CSV or JSON.
 
-In: a path. Out: the names of its columns, and rows of as many cells. Knows nothing of what the columns mean,
-but for the one that tells which sign is between the cells.
+In: a path. Out: column names, and rows with one cell per column. This module does not know what the columns
+mean, except that a column `case` reveals the delimiter.
 """
 
 from __future__ import annotations
@@ -17,19 +17,25 @@ from voxelmill.basics.errors import SourceError
 
 ENDINGS = (".csv", ".tsv", ".json")
 _SIGNS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-"""What may be between the cells of a line."""
+"""Delimiters of CSV, and their names in messages."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a manifest holds: the columns as it names them, and cells of text, or of JSON."""
+    """The content of a manifest: column names as stated, and rows of cells: text, or JSON values."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
 
 def read_table(path: Path) -> Table:
-    """The rows of a manifest, in order; a `SourceError` where it is not a table."""
+    """Read the rows of a manifest, in order.
+
+    Raises
+    ------
+    SourceError
+        If the file is not a table, or has no rows.
+    """
     table = _json_table(path) if path.suffix.lower() == ".json" else _csv_table(path)
     if not table.rows:
         raise SourceError("the manifest has no rows. Add one row a case.")
@@ -37,7 +43,13 @@ def read_table(path: Path) -> Table:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The content of a JSON file; `what` names it in the error."""
+    """Read a JSON file; `what` names it in the error.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read or is not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError, RecursionError) as error:
@@ -64,7 +76,7 @@ def _csv_table(path: Path) -> Table:
 
 
 def _delimiter(header: str) -> str:
-    """The sign that sets a column `case` apart; else the one that makes most columns."""
+    """Return the delimiter that yields a column `case`, or else the one that yields most columns."""
     cells = {sign: next(csv.reader([header], delimiter=sign), []) for sign in _SIGNS}
     named = (sign for sign, row in cells.items() if "case" in [cell.strip().lower() for cell in row])
     return next(named, max(_SIGNS, key=lambda sign: len(cells[sign])))

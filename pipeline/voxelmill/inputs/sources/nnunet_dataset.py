@@ -1,6 +1,6 @@
-"""A nnU-Net raw dataset: its dataset.json, and the cases that this or its folders name.
+"""A nnU-Net raw dataset as SOURCE: its dataset.json, and the cases named there or by its folders.
 
-In: a folder. Out: `Sources`. Opens no image.
+In: a folder. Out: `Sources`. No image is opened.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from voxelmill.inputs.sources.dataset_json_cases import (
 from voxelmill.inputs.sources.manifest_table import read_json
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
+"""The case id and channel number in a file name."""
 
 
 def read_raw_dataset(source: Path, outside: bool) -> Sources:
-    """Every case of a folder with a dataset.json.
+    """Return every case of a folder with a dataset.json.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ def read_raw_dataset(source: Path, outside: bool) -> Sources:
     Raises
     ------
     SourceError
-        If dataset.json or the folders are not as nnU-Net has them, or a path leads out.
+        If dataset.json or the folders do not follow nnU-Net, or a path leads out.
     """
     dataset = read_json(source / "dataset.json", "dataset.json")
     if not isinstance(dataset, dict):
@@ -52,7 +53,7 @@ def read_raw_dataset(source: Path, outside: bool) -> Sources:
 
 
 def _cases(source: Path, dataset: Mapping[str, Any], found: Description, outside: bool) -> Cases:
-    """Cases of the key `dataset`, of the list `training`, or of the folders."""
+    """Return the cases of the key `dataset`, of the list `training`, or of the folders."""
     channels = len(found.channel_names)
     if "dataset" in dataset:
         return Cases(_listed(source, dataset["dataset"], channels, outside))
@@ -63,7 +64,7 @@ def _cases(source: Path, dataset: Mapping[str, Any], found: Description, outside
 
 
 def _images_tr(source: Path, ending: str, channels: int) -> tuple[tuple[CaseSource, ...], tuple[str, ...]]:
-    """Every case that imagesTr or labelsTr speaks of; what it lacks is missed when it is read."""
+    """Return every case with a file in imagesTr or labelsTr; missing files are reported when it is read."""
     images, labels = source / "imagesTr", source / "labelsTr"
     if not images.is_dir():
         raise SourceError(
@@ -79,7 +80,7 @@ def _images_tr(source: Path, ending: str, channels: int) -> tuple[tuple[CaseSour
             f"imagesTr holds no file that ends _0000{ending}, as dataset.json has them, but "
             f"{', '.join(count_endings(others))}. Correct file_ending, or the names."
         ).about(others)
-    extra: dict[str, list[Path]] = {}  # of channels that have no name; their case fails by their number
+    extra: dict[str, list[Path]] = {}  # files of unnamed channels: their case fails, as it has too many
     for path, match in matches.items():
         if match and int(match[2]) >= channels:
             extra.setdefault(match[1], []).append(path)
@@ -102,14 +103,14 @@ def _numbered(
 
 
 def _listed(source: Path, dataset: Any, channels: int, outside: bool) -> tuple[CaseSource, ...]:
-    """Cases of the key `dataset`."""
+    """Return the cases of the key `dataset`."""
     if not isinstance(dataset, dict):
         raise SourceError('dataset.json: `dataset` is no object; {case: {"images": [...], "label": ...}} is.')
     return tuple(_entry(source, case, entry, channels, outside) for case, entry in dataset.items())
 
 
 def _entry(source: Path, case: str, entry: Any, channels: int, outside: bool) -> CaseSource:
-    """One case: paths from the folder on, with environment variables."""
+    """Return one case; paths are relative to the folder and may hold environment variables."""
     check_case(f"dataset.json: case {case!r}", case)
     images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, dict) else (None, None)
     paths = images if isinstance(images, list) and all(isinstance(image, str) for image in images) else []

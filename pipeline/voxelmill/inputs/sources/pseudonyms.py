@@ -1,9 +1,9 @@
-"""Pseudonyms of cases whose names come from folders and files of DICOM, which are often called like patients.
+"""Pseudonyms for cases named after DICOM folders or files, which often carry patient names.
 
-In: names, and a secret that no file of OUT holds. Out: ids that tell nobody the names, the same every time;
-and, where it is asked for, a table of what they stand for.
+In: names, and a secret that is never written to OUT. Out: reproducible ids that do not reveal the names and,
+on request, a table that maps ids to names.
 
-A pseudonym is a keyed BLAKE2b (RFC 7693) of the name. Without the key nobody can try names until one fits.
+A pseudonym is a keyed BLAKE2b hash (RFC 7693) of the name. Without the key, names cannot be found by trial.
 """
 
 from __future__ import annotations
@@ -21,25 +21,28 @@ from voxelmill.basics.errors import ConfigError
 from voxelmill.config.dicom_settings import DicomConfig
 
 PSEUDONYM = re.compile("case_[0-9a-f]{16}")
+"""The form of a pseudonym."""
+
 HEADER = ["case", "name"]
+"""Columns of the table."""
 
 _SALT_BYTES = range(16, 65)
 _WAYS = "Set dicom.salt to a secret text of 16 to 64 bytes, or dicom.ids=names to keep the names"
 
 
 def pseudonym(name: str, salt: str) -> str:
-    """The id of a case that is called `name`."""
+    """Return the id of the case with this name: ``case_`` and 16 hexadecimal digits."""
     key = salt.encode("utf-8", "surrogateescape")
     return "case_" + hashlib.blake2b(os.fsencode(name), digest_size=8, key=key).hexdigest()
 
 
 def find_salt(config: DicomConfig) -> str:
-    """The secret of the settings, or this user's own, which is made when it is first needed.
+    """Return the secret of the settings, or the user's own, which is created when it is first needed.
 
     Raises
     ------
     ConfigError
-        If there is none that can be used, and none can be made.
+        If there is no valid secret, and none can be created.
     """
     if config.salt is not None:
         return _checked(config.salt.get_secret_value(), "dicom.salt")
@@ -53,7 +56,7 @@ def find_salt(config: DicomConfig) -> str:
 
 
 def write_mapping(file: Path, out: Path, names: Mapping[str, str]) -> None:
-    """Write the table (case, name) of which pseudonym stands for what, for its owner's eyes alone.
+    """Write the table of pseudonyms (case) and names (name) to a file that only its owner can read.
 
     Raises
     ------
@@ -73,12 +76,12 @@ def write_mapping(file: Path, out: Path, names: Mapping[str, str]) -> None:
 
 
 def check_mapping(file: Path, out: Path) -> None:
-    """Refuse a file within OUT, which is there to be given away, and one that is or has to be something else.
+    """Refuse a file for the table that lies within OUT, which may be shared, or that cannot be replaced.
 
     Raises
     ------
     ConfigError
-        Saying which of them.
+        If it lies within OUT, exists and is not such a table, or its folder is not writable.
     """
     if file.resolve().is_relative_to(out.resolve()):
         raise ConfigError("dicom.mapping lies within OUT, which must tell nobody's name. Name another file.")
@@ -90,7 +93,7 @@ def check_mapping(file: Path, out: Path) -> None:
 
 
 def hint(case: str, names: Mapping[str, str]) -> str:
-    """What to think of where a case of OUT is not in SOURCE any more; empty where pseudonyms play no part."""
+    """Return a hint on a case of OUT that is no longer in SOURCE; empty if pseudonyms are not involved."""
     if not (names or PSEUDONYM.fullmatch(case)):
         return ""
     return "; ids of DICOM cases depend on dicom.salt and dicom.ids, or on whose voxelmill/salt it was"
@@ -104,14 +107,14 @@ def _checked(salt: str, where: str) -> str:
 
 
 def _users_salt() -> str:
-    """Of two processes that make one at once, both take what the first one made."""
+    """Return the user's secret; if two processes create it at once, both use the first one."""
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     file = Path(home, "voxelmill", "salt")
     if not file.exists():
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = _private(file, secrets.token_hex(32))
         try:
-            os.link(made, file)  # where a file has that name already, it stays
+            os.link(made, file)  # atomic, and fails if the file exists
         except FileExistsError:
             pass
         finally:
@@ -120,7 +123,7 @@ def _users_salt() -> str:
 
 
 def _private(beside: Path, text: str) -> Path:
-    """A file of a new name, whole, that only its owner reads."""
+    """Write a whole file under a new name that only its owner can read; return its path."""
     made = beside.with_name(f"{beside.name}.{secrets.token_hex(16)}.partial")
     with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(text.encode("utf-8", "surrogateescape"))

@@ -1,6 +1,6 @@
-"""Whether the files of a case are still what they were: by size and time, and by their contents.
+"""Detection of changes to the files of a case: by size and time, and by their contents.
 
-In: a `CaseSource`. Out: a hash and a checksum, neither of which tells a file's name or time.
+In: a `CaseSource`. Out: a hash and a checksum, neither of which reveals a file's name or time.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from voxelmill.inputs.sources.case_source import CaseSource
 
 
 def source_digest(source: CaseSource) -> str:
-    """Checksum of what a case is made of: its channels in order, its label, a spacing given for it.
+    """Return a checksum of the contents of a case: its channels in order, its label, and a stated spacing.
 
-    Names do not count: files that are renamed, or lie elsewhere, are the same. Of a TIFF stack the numbers in
-    the names do.
+    Names do not count, so renamed or moved files give the same checksum. The exception is a TIFF stack, where
+    the numbers in the names count.
     """
     digest = hashlib.blake2b(digest_size=16)
     for role, path in _parts(source):
@@ -36,10 +36,10 @@ def source_digest(source: CaseSource) -> str:
 
 
 def source_stats(source: CaseSource) -> str:
-    """Hash of the place, size and time of change of each file, by role, and a spacing given for them.
+    """Return a hash of the path, size and modification time of each file, by role, and a stated spacing.
 
-    When an image was made is nobody's business: a time by itself could be found by trying all of them, one
-    together with a path that OUT does not tell cannot.
+    The time of an image is private. A hash of the time alone could be reversed by trial; together with the
+    path, which is not in OUT, it cannot.
     """
     stats: list[Any] = [source.spacing]
     for role, path in _parts(source):
@@ -56,7 +56,7 @@ def _parts(source: CaseSource) -> Iterator[tuple[str, Path]]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """Every file that a path of a case stands for."""
+    """Yield every file of an image: those of a folder, or the file and its data files."""
     if path.is_dir():
         yield from (p for p in sorted(path.rglob("*")) if p.is_file())
     elif path.exists():
@@ -64,13 +64,13 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _counts(file: Path, path: Path) -> bytes:
-    """What the name of a file says of its place in a TIFF stack; nothing for files of other images."""
+    """Return the numbers in the name of a TIFF stack's file; empty for other images."""
     is_page = file != path and file.name.lower().endswith(TIFF_ENDINGS)
     return counts_of(tiff_stem(file)).encode() if is_page else b""
 
 
 def _digest(file: Path) -> bytes:
-    """Length and two cyclic checksums, as fast as any disk; BLAKE2 would take a second a gigabyte."""
+    """Return length, CRC-32C and CRC-32, as fast as any disk; BLAKE2 would take a second per gigabyte."""
     length = castagnoli = ethernet = 0
     with file.open("rb", buffering=0) as f:
         while part := f.read(1 << 20):
