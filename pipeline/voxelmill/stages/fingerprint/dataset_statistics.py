@@ -1,9 +1,9 @@
 """Facts of the cases -> Fingerprint: exact intensity statistics of the dataset, merged in a tree.
 
-Cases weigh equally, as in nnU-Net, which draws equally many foreground voxels from each: a histogram is
-divided by its own count before it is added. The percentiles are exact in two passes over histograms of
-order-preserving 32-bit keys: the high 16 bits find the bins that the percentiles fall in, the low 16 bits
-of those bins find the values. Merging is a tree of fixed shape, so the bits do not depend on the cluster.
+All cases have the same weight, as in nnU-Net, which draws the same number of foreground voxels from each: a
+histogram is divided by its count before it is added. Percentiles are exact, by two passes over histograms of
+order-preserving 32-bit keys: the high 16 bits give the bins that the percentiles fall in, the low 16 bits
+in these bins give the values. The tree of merges has a fixed shape, so the bits do not depend on the cluster.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from voxelmill.stages.raw_store.raw_case import RawCase, read_dataset
 from voxelmill.stages.raw_store.raw_records import CaseRecord
 
 COARSE_FROM = 8
-"""Tasks for each thread, at least, where cases share tasks."""
+"""Cases share tasks only if more than this many tasks are left for each thread."""
 
 PERCENTILES = (0.5, 50.0, 99.5)
 
@@ -40,18 +40,18 @@ Weights = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Summary:
-    """What one or more cases contribute; all lists over channels, then over cases.
+    """The contribution of one or more cases; lists are over channels, then over cases.
 
     Attributes
     ----------
     cases : dict
-        Of every case, with foreground or without.
+        Facts of every case, with foreground or without.
     coarse : array (channels, 65536)
-        Sum over cases of each one's histogram of high key halves, divided by its number of voxels.
+        Sum over cases of the foreground's histogram of high key halves, divided by its number of voxels.
     moments : list of (mean, variance) lists
-        Of each contributing case.
+        Of each case with foreground.
     low, high : arrays (channels,)
-        Range of the foreground.
+        Range of the foreground; +inf and -inf without foreground.
     labels : frozenset
         Every label that occurs.
     """
@@ -65,7 +65,7 @@ class Summary:
 
 
 def find_odd_cases(out: Path, names: Sequence[str]) -> dict[str, str]:
-    """Cases with another number of channels than most, and what to say of each."""
+    """Return the cases whose number of channels differs from most, each with a message."""
     channels = {name: RawCase(out, name).channels for name in names}
     usual = Counter(channels.values()).most_common(1)[0][0]
     return {
@@ -76,7 +76,7 @@ def find_odd_cases(out: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def make_fingerprint(out: Path, names: Sequence[str], engine: Engine, memory: Memory) -> Fingerprint:
-    """Merge the facts of cases of OUT that have the same number of channels.
+    """Merge the facts of cases of OUT; all must have the same number of channels.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def make_fingerprint(out: Path, names: Sequence[str], engine: Engine, memory: Me
 def _refine(
     out: Path, names: Sequence[str], masked: bool, bins: list[list[int]], engine: Engine, memory: Memory
 ) -> list[Weights]:
-    """For each channel the weights (bins, 65536) of all cases, some channels at a time."""
+    """Return for each channel the weights (bins, 65536) of all cases; some channels at a time."""
     ignore_label, fine = read_dataset(out).ignore_label, list[Weights]()
     for first in range(0, len(bins), CHANNELS_TOGETHER):
         group = dict(list(enumerate(bins))[first : first + CHANNELS_TOGETHER])
@@ -128,12 +128,12 @@ def _refine(
 
 
 def _is_coarse(leaves: Sequence[Task], together: int, engine: Engine) -> bool:
-    """Whether cases share tasks: where there are so many that all workers still have their share of them."""
+    """Whether cases share tasks: only if there are enough cases to keep all workers busy."""
     return len(leaves) > COARSE_FROM * together * engine.all_threads
 
 
 def summarise(out: Path, case: str, masked: bool, memory: Memory) -> Summary:
-    """One case's contribution; `masked` takes the filled non-zero mask for the foreground."""
+    """Return one case's contribution; if `masked`, the foreground is the filled non-zero mask."""
     raw = RawCase(out, case)
     record, facts = raw.record, raw.facts
     zeros = _zeros_in_mask(raw, masked, memory)
@@ -155,7 +155,7 @@ def summarise(out: Path, case: str, masked: bool, memory: Memory) -> Summary:
 
 
 def case_facts(record: CaseRecord) -> CaseFingerprint:
-    """What the plan needs of one case, without its histograms."""
+    """Return the facts of one case that a plan needs, from its record."""
     label = record.label
     return CaseFingerprint(
         shape=record.shape,
@@ -175,7 +175,7 @@ def case_facts(record: CaseRecord) -> CaseFingerprint:
 
 @dataclass(frozen=True)
 class _Contribution:
-    """Foreground of one channel of one case."""
+    """Count, moments and range of the foreground of one channel of one case."""
 
     count: int
     mean: float
@@ -185,7 +185,7 @@ class _Contribution:
 
 
 def _contribution(facts: Facts, zeros: int) -> _Contribution | None:
-    """Moments of the foreground with `zeros` more voxels of value zero; None without foreground."""
+    """Return the moments of the foreground, with `zeros` further voxels of value 0; None if it is empty."""
     count = facts.foreground_count + zeros
     if count == 0:
         return None
@@ -197,7 +197,7 @@ def _contribution(facts: Facts, zeros: int) -> _Contribution | None:
 
 
 def _zeros_in_mask(raw: RawCase, masked: bool, memory: Memory) -> list[int]:
-    """Voxels of the filled mask that are zero, which the histogram of non-zero voxels lacks; per channel."""
+    """Count the zeros inside the filled mask for each channel; its histogram has non-zero voxels only."""
     if not masked:
         return [0] * raw.record.channels
     inside = int(raw.make_mask(memory)[0].sum())
@@ -205,7 +205,7 @@ def _zeros_in_mask(raw: RawCase, masked: bool, memory: Memory) -> list[int]:
 
 
 def _coarse_counts(raw: RawCase, channel: int, zeros: int) -> Weights:
-    """Voxels in each bin of high key halves."""
+    """Count the voxels in each bin of high key halves."""
     if is_narrow(raw.record.dtypes[channel]):
         keys, counts = _narrow_keys(raw, channel)
         coarse = _count(keys >> 16, counts)
@@ -227,12 +227,12 @@ def _narrow_keys(raw: RawCase, channel: int) -> tuple[npt.NDArray[np.uint32], np
 
 
 def _count(bins: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> Weights:
-    """Sum of `counts` in each of `BINS` bins."""
+    """Sum `counts` in each of `BINS` bins."""
     return np.bincount(bins, counts, BINS).astype(np.float64)
 
 
 def merge(summaries: Sequence[Summary]) -> Summary:
-    """Add contributions, in order."""
+    """Merge contributions in order."""
     return Summary(
         {case: facts for s in summaries for case, facts in s.cases.items()},
         _sum([s.coarse for s in summaries]),
@@ -246,7 +246,7 @@ def merge(summaries: Sequence[Summary]) -> Summary:
 def refine_case(
     out: Path, case: str, masked: bool, bins: dict[int, list[int]], ignore_label: int | None, memory: Memory
 ) -> list[Weights]:
-    """For each channel of `bins` the weights (bins, 65536) of one case by the low halves of the keys."""
+    """Return for each channel of `bins` one case's weights (bins, 65536) by the low halves of the keys."""
     raw = RawCase(out, case)
     zeros = _zeros_in_mask(raw, masked, memory)
     weights = []
@@ -286,7 +286,7 @@ def _add_all(parts: Sequence[list[Weights]]) -> list[Weights]:
 
 
 def _sum(arrays: Sequence[Weights]) -> Weights:
-    """The sum in order, with one array beside the others."""
+    """Add arrays in order, with memory for one more array."""
     total = arrays[0].copy()
     for array in arrays[1:]:
         total += array
@@ -294,15 +294,15 @@ def _sum(arrays: Sequence[Weights]) -> Weights:
 
 
 def _position(cumulated: Weights, fraction: float) -> int:
-    """First entry at which the cumulated weight reaches a fraction of the whole.
+    """Return the first entry at which the cumulated weight reaches a fraction of the total.
 
-    The sum of n weights k/n is rounded; a relative 1e-12 keeps that from missing an exact tie.
+    Sums of weights k/n are rounded. A relative tolerance of 1e-12 keeps an exact tie from being missed.
     """
     return int(np.searchsorted(cumulated, fraction * cumulated[-1] * (1 - 1e-12), side="left"))
 
 
 def _bins_wanted(coarse: Weights) -> list[int]:
-    """Bins that the percentiles fall in."""
+    """Return the coarse bins that the percentiles fall in."""
     if not coarse.any():
         return []
     cumulated = np.cumsum(coarse)
@@ -310,13 +310,13 @@ def _bins_wanted(coarse: Weights) -> list[int]:
 
 
 def _percentile(coarse: Weights, bins: list[int], fine: Weights, p: float) -> float:
-    """Smallest value whose cumulated weight reaches p percent (NumPy's "inverted_cdf")."""
+    """Return the smallest value whose cumulated weight reaches p percent (NumPy's "inverted_cdf")."""
     cumulated = np.cumsum(coarse)
     b = _position(cumulated, p / 100)
     before = cumulated[b] - coarse[b]
     within = np.cumsum(fine[bins.index(b)])
     wanted = p / 100 * cumulated[-1] * (1 - 1e-12) - before
-    low_half = min(
+    low_half = min(  # rounding must not lead beyond the last value of the bin
         int(np.searchsorted(within, wanted, side="left")), int(np.flatnonzero(fine[bins.index(b)])[-1])
     )
     return float(values_of(np.array([b << 16 | low_half], np.uint32))[0])
@@ -338,7 +338,7 @@ def _intensity(summary: Summary, channel: int, bins: list[int], fine: Weights) -
 
 
 def _default_names(out: Path, case: str) -> tuple[str, ...]:
-    """Names where the source gives none: the DICOM modality, else numbers."""
+    """Return channel names for a source that states none: the DICOM modality, else numbers."""
     record = RawCase(out, case).record
     if record.modality is not None and record.channels == 1:
         return (record.modality,)

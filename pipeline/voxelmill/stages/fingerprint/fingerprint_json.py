@@ -1,6 +1,6 @@
-"""What is known of a dataset: spacings, shapes and intensities; written to fingerprint.json.
+"""The fingerprint of a dataset: spacings, shapes and intensities, written to fingerprint.json.
 
-Plain records. How they come about is in `dataset_statistics.py`, what follows from them in `make_plan.py`.
+Records only. `dataset_statistics.py` computes them, `make_plan.py` makes decisions from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from voxelmill.storage.json_documents import Document
 
 
 class Intensity(Model):
-    """Foreground intensities of one channel over the dataset, each case weighing the same."""
+    """Foreground intensities of one channel over the dataset; all cases have the same weight."""
 
     max: float
     mean: float
@@ -29,7 +29,7 @@ class Intensity(Model):
 
 
 class CaseFingerprint(Model):
-    """What the plan needs of one case; shapes and spacing are z, y, x."""
+    """Facts of one case that a plan needs; shape in voxels and spacing in millimetres are z, y, x."""
 
     shape: Shape
     spacing: Triple
@@ -48,10 +48,10 @@ class CaseFingerprint(Model):
 
     image_cost: SlabCost
     label_cost: SlabCost | None
-    """What ingest takes."""
+    """Memory that ingest takes."""
 
     read_bytes: int
-    """Memory beside a box of the image while it is read."""
+    """Bytes held beside a box of the image while it is read."""
 
     @property
     def plane(self) -> int:
@@ -66,22 +66,28 @@ class Fingerprint(Document):
     COMMAND = "voxelmill fingerprint OUT"
 
     spacings: list[Triple]
-    """Millimetres (z, y, x), one entry a case, cases in order of their names."""
+    """Millimetres (z, y, x), one entry per case, cases in order of their names."""
 
     shapes_after_crop: list[Shape]
+    """Voxels (z, y, x) of each case's crop box."""
+
     foreground_intensity_properties_per_channel: dict[str, Intensity]
+    """By channel ("0", "1", ...); channels without foreground are left out."""
+
     median_relative_size_after_cropping: float
+    """Median over cases of the crop box's part of the volume, 0 to 1."""
+
     statistics_from: str
-    """"label": voxels with label > 0, without the ignore label; "nonzero mask" where no case has a label."""
+    """"label": voxels with label > 0, without the ignore label; "nonzero mask" if no case has a label."""
 
     channel_names: tuple[str, ...]
     ignore_label: int | None
     classes: int
-    """Labels, background included: those that the source states, else those that occur."""
+    """Number of labels, background included: those that the source states, else those that occur."""
 
     cases: dict[str, CaseFingerprint]
     checksum: str = ""
-    """Of all the rest; a file only has it. One digit more or less would normalise every case otherwise."""
+    """Checksum of all other fields, in the file only: one changed digit would change every normalisation."""
 
     def save(self, out: Path) -> None:
         """Write the file, with its checksum; see `Document.save`."""
@@ -89,7 +95,7 @@ class Fingerprint(Document):
 
     @classmethod
     def parse(cls, content: bytes, what: str) -> Self:
-        """The record that a file holds; see `Document.parse`."""
+        """Return the record in a file, and check its checksum; see `Document.parse`."""
         found = super().parse(content, what)
         if found.checksum != found._checksum():
             raise StoreError(f"{what} was changed since it was written. Run `{cls.COMMAND}` again.")

@@ -1,7 +1,7 @@
 """Source files -> raw store: one forward pass over each case, slab by slab, that also collects its facts.
 
-In: a `CaseSource`. Out: the case's group in OUT/raw.zarr with stored values, labels, histograms and, as the
-last thing written, its record: a case without a record is not there. Slabs are as thick as memory allows.
+In: a `CaseSource`. Out: the case's group in OUT/raw.zarr with stored values, labels, histograms and its
+record. The record is written last: a case without one does not count. Slabs are as thick as memory allows.
 """
 
 from __future__ import annotations
@@ -51,24 +51,24 @@ from voxelmill.storage.shard_files import ArrayWriter
 logger = logging.getLogger("voxelmill")
 
 LINES = 20
-"""Notes and repairs that are said on a terminal; the log file has all."""
+"""Most notes and repairs that are shown on the terminal; the log file has all of them."""
 
 GROUP_BYTES = 2**22
-"""Small cases share a task of so many bytes of source files, about a tenth of a second's work,"""
+"""Small cases share a task up to this many bytes of source files, about 0.1 s of work."""
 
 CASE_BYTES = 2**18
-"""where a case takes the time of so many at least."""
+"""Bytes that are added for each case, since any case takes some time."""
 
 
 def ingest(
     sources: Sources, out: Path, config: Config, engine: Engine, share: Share | None = None
 ) -> list[Outcome]:
-    """Bring every case of a source, or every n-th for a share, into OUT's raw store; those there are kept.
+    """Ingest every case of a source, or those of a share, into OUT's raw store; keep complete cases.
 
     Returns
     -------
     list of Outcome
-        One a case; `value` is its number of voxels.
+        One per ingested case; `value` is its number of voxels, channels counted.
     """
     root = out / zarr_stores.RAW
     dataset = dataset_record(sources, config)
@@ -83,19 +83,19 @@ def ingest(
     )
     done = engine.run("ingest", in_groups(tasks, GROUP_BYTES), len(waiting), len(mine) - len(waiting))
     _say(out, sorted(outcome.case for outcome in done if outcome.cause is None))
-    sweep(root, lambda: live_ids(out) - {RUN.get()})  # what this run's own killed workers left
+    sweep(root, lambda: live_ids(out) - {RUN.get()})  # left by this run's killed workers
     return done
 
 
 def _cost(source: CaseSource) -> int:
-    """Bytes of the files of a case, to tell small ones; a folder is never small."""
+    """Return the bytes of a case's files, to find small cases; a case with a folder never counts as small."""
     paths = [*source.channels, *([source.label] if source.label else [])]
     files = [file for path in paths for file in (path, *(data_files(path) if path.is_file() else ()))]
     return CASE_BYTES + sum(p.stat().st_size if p.is_file() else GROUP_BYTES for p in files)
 
 
 def dataset_record(sources: Sources, config: Config) -> DatasetRecord:
-    """What the raw store's root says of the dataset."""
+    """Make the record of the dataset for the raw store's root."""
     return DatasetRecord(
         revision=REVISION,
         channel_names=sources.channel_names,
@@ -111,12 +111,12 @@ def dataset_record(sources: Sources, config: Config) -> DatasetRecord:
 
 
 def reading_of(config: Config) -> dict[str, Any]:
-    """The settings that SOURCE is found and read by, without secrets and paths."""
+    """Return the settings that SOURCE is found and read by, without secrets and paths."""
     return {**config.model_dump(mode="json", include={"ingest", "repair"}), "dicom_ids": config.dicom.ids}
 
 
 def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetRecord, memory: Memory) -> int:
-    """Bring one case into the raw store; returns its number of voxels.
+    """Ingest one case into the raw store, and return its number of voxels, channels counted.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetR
         If a file is missing or broken, grids differ, values break a rule, or a slice does not fit.
     """
     raw = RawCase(out, source.case)
-    zarr_stores.remove_group(raw.root, source.case)  # what an interrupted ingest left
+    zarr_stores.remove_group(raw.root, source.case)  # left by an interrupted ingest
     opened = _open_case(source, config, dataset.channel_names)
     _check_channels(opened, dataset)
     with _whole_or_not_at_all(raw), one_grid(raw, opened, config, memory) as incoming:
@@ -142,17 +142,17 @@ def ingest_case(source: CaseSource, out: Path, config: Config, dataset: DatasetR
 
 @contextmanager
 def _whole_or_not_at_all(raw: RawCase) -> Iterator[None]:
-    """A case that fails leaves nothing in the raw store."""
+    """Remove the case from the raw store if it fails."""
     try:
         yield
     except Exception:
-        with suppress(OSError):  # the first error is the one to tell of
+        with suppress(OSError):  # the first error is the one to report
             zarr_stores.remove_group(raw.root, raw.case)
         raise
 
 
 def _say(out: Path, cases: Sequence[str]) -> None:
-    """What a user should know of how cases were read; here, since a worker's log is not the run's."""
+    """Log the notes and repairs of cases; here, since a worker's log is not the log of the run."""
     lines = list[tuple[str, str]]()
     for case, remarks in read_remarks(out, cases).items():
         lines += [(case, note) for note in remarks.notes]
@@ -196,7 +196,7 @@ def _check_channels(incoming: Incoming, dataset: DatasetRecord) -> None:
 
 
 def _depths(incoming: Incoming, memory: Memory) -> tuple[int, int, int]:
-    """Slices of the slabs of image and label, and the bytes that the larger of them takes."""
+    """Return the slices per slab of image and label, and the bytes of the one that takes more."""
     shape, image, label = incoming.shape, incoming.image_cost(), incoming.label_cost()
     depth = image.fitting_depth(shape, memory)
     if label is None:
@@ -208,7 +208,7 @@ def _depths(incoming: Incoming, memory: Memory) -> tuple[int, int, int]:
 def _write_label(
     raw: RawCase, incoming: Incoming, depth: int, dataset: DatasetRecord
 ) -> tuple[LabelRecord | None, tuple[str, ...]]:
-    """Write the label and a sample of its foreground; returns what is known of it, and notes."""
+    """Write the label and a sample of its foreground; return its record, and notes for the user."""
     label = incoming.label
     if label is None:
         return None, ()
@@ -232,7 +232,7 @@ def _write_label(
 def _write_image(
     raw: RawCase, incoming: Incoming, depth: int, config: Config, ignore_label: int | None
 ) -> list[Facts]:
-    """Write every channel and collect its facts in the same pass."""
+    """Write every channel, and collect its facts in the same pass."""
     facts: list[Facts] = []
     with _image_writer(raw, incoming, depth) as pieces:
         for what, volume in incoming.images():
@@ -258,7 +258,7 @@ def _write_image(
 
 
 def _image_writer(raw: RawCase, incoming: Incoming, depth: int) -> AbstractContextManager[ArrayWriter | None]:
-    """Where the image is written to; nowhere for one that is read in place."""
+    """Return the writer of the image; it yields None for an image that is read in place."""
     if incoming.is_in_place:
         return nullcontext()
     chunk, shard = raw_layout(incoming.shape, incoming.dtype.itemsize, depth)
@@ -303,6 +303,6 @@ def _make_record(
 
 
 def _image_notes(incoming: Incoming) -> list[str]:
-    """What is to know of the images, and of which where there are several."""
+    """Return the notes on the images; with several images, each note names its image."""
     several = len(incoming.volumes) > 1
     return [f"{what}: {note}" if several else note for what, v in incoming.images() for note in v.notes]

@@ -1,6 +1,6 @@
-"""The opened files of a case: what they are stored as, which values are refused, what a slab of them costs.
+"""The opened files of a case: the memory of a slab, and labels as whole numbers, counted and checked.
 
-In: volumes. Out: types, finite values, whole labels, bytes. Writes nothing.
+In: volumes. Out: bytes, label types, labels, counts. Writes nothing.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from voxelmill.stages.ingest.regridded_volume import Regridded
 from voxelmill.stages.raw_store.stored_values import image_names, stored_dtype
 
 ROUNDED = 1e-3
-"""How far a label may lie from a whole number: tools that resample masks save 0.99999."""
+"""Largest distance of a label from a whole number: tools that resample masks save 0.99999."""
 
 STRANGE = 1000
-"""Different values that no source states, at most, whose voxels are counted."""
+"""Most different labels, of those that the source does not state, that are counted."""
 
 
 THE_LABEL = "the label"
-"""What messages call it."""
+"""Name of the label in messages."""
 
 
 @dataclass(frozen=True)
 class Incoming:
-    """A case's images, one or more channels each, and its label."""
+    """The images of a case, each with one or more channels, and its label."""
 
     volumes: Sequence[Volume]
     label: Volume | None
     is_in_place: bool = False
-    """Whether the images stay where they are."""
+    """Whether the images are read in place, and not copied to the raw store."""
 
     repairs: tuple[Repair, ...] = ()
-    """What was not as it should be, and was accepted by a setting."""
+    """Problems of the files that a setting accepted."""
 
     otherwise: tuple[str, ...] = ()
-    """Settings that would place one of the files elsewhere, and were not chosen."""
+    """Settings, not chosen, that would place one of the files elsewhere."""
 
     names: tuple[str, ...] | None = None
-    """Of the channels, where the source states them."""
+    """Names of the channels, if the source states them."""
 
     @property
     def shape(self) -> Shape:
@@ -57,7 +57,7 @@ class Incoming:
 
     @property
     def channels(self) -> int:
-        """Channels of all images."""
+        """Number of channels of all images."""
         return sum(v.channels for v in self.volumes)
 
     @property
@@ -67,36 +67,36 @@ class Incoming:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is one image and nothing else, so that messages need not say which they speak of."""
+        """Whether there is one image and no label, so that messages need not name the file."""
         return len(self.volumes) == 1 and self.label is None
 
     @property
     def bytes(self) -> int:
-        """Of all voxels, as the files store them, uncompressed."""
+        """Uncompressed bytes of all voxels, as the files store them."""
         return sum(v.channels * math.prod(v.geometry.shape) * v.dtype.itemsize for _, v in self.named())
 
     def images(self) -> list[tuple[str, Volume]]:
-        """All images, each with what messages call it."""
+        """Return all images, each with its name in messages."""
         return list(zip(image_names(len(self.volumes), self.names), self.volumes, strict=True))
 
     def named(self) -> list[tuple[str, Volume]]:
-        """All images, then the label, each with what messages call it."""
+        """Return all images, then the label, each with its name in messages."""
         return [*self.images(), *([] if self.label is None else [(THE_LABEL, self.label)])]
 
     def image_cost(self) -> SlabCost:
-        """Memory of the most demanding image."""
+        """Return the memory of ingesting the most demanding image, staging included."""
         costs = [image_cost(v, self.channels, stored_dtype(v), self.label is not None) for v in self.volumes]
         return _most_demanding([*costs, *_staging(self.volumes)])
 
     def label_cost(self) -> SlabCost | None:
-        """Memory of the label."""
+        """Return the memory of ingesting the label, or None without one."""
         if self.label is None:
             return None
         return _most_demanding([label_cost(self.label, label_dtype(self.label)), *_staging([self.label])])
 
 
 def _staging(volumes: Iterable[Volume]) -> list[SlabCost]:
-    """What it took to bring volumes onto another grid."""
+    """Return the memory that staging took, for volumes brought onto another grid."""
     return [v.staging for v in volumes if isinstance(v, Regridded)]
 
 
@@ -105,7 +105,7 @@ def _most_demanding(costs: Sequence[SlabCost]) -> SlabCost:
 
 
 def label_dtype(label: Volume) -> np.dtype[Any]:
-    """Integer type that holds the labels a type can state; floats must turn out whole."""
+    """Return the integer type for the labels of a volume; floats must hold whole numbers."""
     if label.dtype.kind == "b":
         return np.dtype(np.uint8)
     if _is_whole(label):
@@ -119,26 +119,26 @@ def _is_whole(label: Volume) -> bool:
 
 @dataclass
 class WholeLabels:
-    """The labels of a volume as integers; those within `ROUNDED` of a whole number become it.
+    """Converts the labels of a volume to integers; a value within `ROUNDED` of a whole number is rounded.
 
     Attributes
     ----------
     label : Volume
-        Whose stored values are taken in.
+        The volume that the stored values come from.
     largest : float
-        Deviation from a whole number that was met so far.
+        Largest deviation from a whole number so far.
     """
 
     label: Volume
     largest: float = 0.0
 
     def take(self, stored: Array, z: int) -> Array:
-        """Labels (z, y, x) as integers; `z` is where the slices begin.
+        """Convert stored values (z, y, x) to integer labels; `z` is the index of the first slice.
 
         Raises
         ------
         ValueRuleError
-            If one is not whole, or does not fit.
+            If a label is not a whole number, or does not fit into the integer type.
         """
         dtype = label_dtype(self.label)
         if _is_whole(self.label):
@@ -151,7 +151,7 @@ class WholeLabels:
     def _round(self, plane: Array, out: Array, z: int) -> None:
         values = self._values(plane)
         whole = np.rint(values)
-        with np.errstate(invalid="ignore"):  # infinity from infinity
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
             np.abs(np.subtract(values, whole, out=values), out=values)
         wrong = ~(values <= ROUNDED) | (np.abs(whole) > np.iinfo(out.dtype).max)
         if wrong.any():
@@ -170,23 +170,27 @@ class WholeLabels:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the label, as it was read so far."""
+        """Notes for the user on the label, as far as it was read."""
         rounded = f"values rounded to whole numbers, by {self.largest:.2g} at most" if self.largest else None
         return (*self.label.notes, *([rounded] if rounded else []))
 
 
 @dataclass
 class LabelTally:
-    """Voxels of each label, and of instances all together: more than `MOST_CLASSES` labels are instances.
+    """Counts the voxels of each label; more than `MOST_CLASSES` labels are instances, counted together.
 
     Attributes
     ----------
     stated : frozenset of int, optional
         The labels that may occur; None allows all.
     counts : dict
-        By label; for instances 0 counts the background and 1 the foreground.
+        Voxels of each label; for instances 0 counts the background and 1 the foreground.
     strange : dict
         Voxels of each label that may not occur.
+    low, high : int or None
+        Lowest and highest label so far.
+    is_instances : bool
+        Whether the labels are ids of instances.
     """
 
     stated: frozenset[int] | None = None
@@ -197,7 +201,7 @@ class LabelTally:
     is_instances: bool = False
 
     def add(self, labels: Array) -> None:
-        """Take in slices (z, y, x)."""
+        """Count the labels of slices (z, y, x)."""
         for plane in labels:
             found = class_counts(plane[None])  # the whole plane at a time, not row by row
             self.low = min(found) if self.low is None else min(self.low, *found)
@@ -222,7 +226,7 @@ class LabelTally:
         Raises
         ------
         ValueRuleError
-            Naming them and the number of their voxels.
+            The message names them and the number of their voxels.
         """
         if not self.strange:
             return
@@ -235,7 +239,7 @@ class LabelTally:
 
 
 def _ranges(values: Iterable[int]) -> str:
-    """Whole numbers in words: "0 to 3, 255"."""
+    """Format whole numbers as ranges, such as "0 to 3, 255"."""
     runs: list[list[int]] = []
     for value in sorted(values):
         if runs and value == runs[-1][-1] + 1:

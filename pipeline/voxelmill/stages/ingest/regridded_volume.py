@@ -1,7 +1,8 @@
-"""A volume on another grid: linear between voxels, the nearest one for labels, by physical position.
+"""A volume resampled onto another grid by physical position: linear for images, nearest for labels.
 
-In: a source that is read box by box, its grid and another. Out: a `Volume`. Memory is that of one tile, cut
-so that the part of the source that it needs stays small however the grids are turned. Writes nothing.
+In: a source that is read box by box, its grid, and the target grid. Out: a `Volume`. It takes the memory of
+one tile. Tiles are cut so that the part of the source that a tile needs is small at any angle between the
+grids. Writes nothing.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from voxelmill.runtime.memory_budget import RAW_CHUNK, SlabCost
 from voxelmill.storage.chunk_and_shard_shapes import RAW_SIDE, THICKNESS
 
 TILE_BYTES = 16 * 2**20
-"""Bytes of the part of the source that a tile needs, at most, unless a single voxel needs more."""
+"""Most bytes of the part of the source that a tile needs, unless a single voxel needs more."""
 
 WORK_BYTES = 200
-"""Bytes for each voxel of a plane of a tile while it is interpolated: positions, weights, indices, values."""
+"""Bytes for each voxel of a tile's plane during interpolation: positions, weights, indices, values."""
 
 LATTICE = 64
-"""Positions along an axis, at most, at which it is looked whether they lie outside."""
+"""Most positions along an axis that are sampled for the share outside the source."""
 
 Floats = npt.NDArray[np.float64]
 
 
 class Source(Protocol):
-    """What is read box by box, such as an array of the raw store."""
+    """An array that is read box by box, such as one of the raw store."""
 
     def fill(self, box: Box, out: Array) -> None:
         """Put the stored values of a (c, z, y, x) box into `out`."""
@@ -45,25 +46,27 @@ class Regridded(Volume):
 
         sum over the eight corners k in {0, 1}^3 of  prod_a (w_a if k_a else 1 - w_a) * source[f + k]
 
-    in float64, where indices beyond a face take the edge; integers are rounded to nearest, ties to even. A
-    label is ``source[floor(c + 0.5)]``. Where c is below -0.5 or not below n - 0.5 on an axis of n voxels,
-    the value is `outside`. These are the rules of ITK's linear and nearest interpolators. Every voxel is
-    computed from its index alone, so that the bits do not depend on how the volume is cut.
+    in float64, where indices beyond a face are clamped to the edge; integers are rounded to nearest, ties to
+    even. A label is ``source[floor(c + 0.5)]``. If c is below -0.5 or not below n - 0.5 on an axis of n
+    voxels, the value is `outside`. These are the rules of ITK's linear and nearest interpolators. Every voxel
+    is computed from its index alone, so the bits do not depend on how the volume is cut.
 
     Parameters
     ----------
     source : Source
-        Stored values (c, z, y, x) of the type `dtype`.
+        Stored values (c, z, y, x) of type `dtype`.
     grid, target : Geometry
-        Where the source lies, and where this volume shall.
+        Grid of the source, and grid of this volume.
+    dtype : numpy dtype
+        Type of the stored values.
     outside : sequence
-        Stored value beyond the source, one a channel.
+        Stored value outside the source, one per channel.
     is_label : bool
-        Whether nothing may be made between values.
+        Whether to take the nearest voxel instead of interpolating.
     staging : SlabCost
-        What it took to bring the source where it is.
+        Memory that writing the source took.
     facts
-        Of `Volume`.
+        Arguments of `Volume`.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Regridded(Volume):
         self._tile = self._fitting_tile()
 
     def slabs(self, depth: int) -> Iterator[Slab]:
-        """Every voxel once, channel by channel; see `Volume.slabs`."""
+        """Yield every voxel once, channel by channel; see `Volume.slabs`."""
         shape = self.geometry.shape
         memory = np.empty((min(depth, shape[0]), *shape[1:]), self.dtype)
         for channel in range(self.channels):
@@ -99,13 +102,13 @@ class Regridded(Volume):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes of the worst tile: its part of the source, a chunk encoded and decoded, one plane's work."""
+        """Bytes of the largest tile: its part of the source, a chunk encoded and decoded, work on a plane."""
         _, height, width = self._tile
         part = self._part_voxels(self._tile) + 2 * RAW_CHUNK
         return part * self.dtype.itemsize + WORK_BYTES * height * width
 
     def _fitting_tile(self) -> Shape:
-        """A chunk of the raw store, halved along its longest side until its part of the source is small."""
+        """Return a chunk of the raw store, halved along its longest side until its source part is small."""
         limits = (THICKNESS, RAW_SIDE, RAW_SIDE)
         tile = [min(n, m) for n, m in zip(self.geometry.shape, limits, strict=True)]
         steps = np.linalg.norm(self._matrix, axis=0)
@@ -117,7 +120,7 @@ class Regridded(Volume):
         return z, y, x
 
     def _part_voxels(self, tile: Sequence[int]) -> int:
-        """Voxels of the source that a tile needs, wherever it lies."""
+        """Return an upper bound of the source voxels that a tile of this shape needs, at any position."""
         sides = np.ceil(np.abs(self._matrix) @ (np.asarray(tile) - 1)) + 3
         return int(np.minimum(sides, self._grid.shape).prod())
 
@@ -134,9 +137,9 @@ class Regridded(Volume):
             plane[self._is_outside(at)] = self._outside[channel]
 
     def _part(self, tile: Box) -> Box | None:
-        """The part of the source that a tile needs, or None where all of it lies outside.
+        """Return the part of the source that a tile needs, or None if the whole tile lies outside.
 
-        Positions rise or fall with each index, rounded ones too: those of the corners enclose all.
+        Positions are monotone in each index, even when rounded, so the corners enclose all of them.
         """
         z, y, x = (np.array([a, b - 1]) for a, b in tile.bounds)
         corners = [np.stack(axis) for axis in zip(*(self._positions(n, y, x) for n in z), strict=True)]
@@ -149,7 +152,7 @@ class Regridded(Volume):
         return Box(tuple(start), tuple(stop))
 
     def _positions(self, z: Any, y: Array, x: Array) -> list[Floats]:
-        """Continuous indices z, y, x in the source of voxels of one plane, each (len(y), len(x))."""
+        """Return the source indices z, y, x, continuous, of one plane's voxels; each (len(y), len(x))."""
         return [
             (row[0] * z + first) + row[1] * y[:, None] + row[2] * x
             for row, first in zip(self._matrix, self._offset, strict=True)
@@ -162,13 +165,13 @@ class Regridded(Volume):
         return outside
 
     def share_outside(self) -> float:
-        """Part of this grid, from 0 to 1, that lies beyond the source; by at most 64 positions an axis."""
+        """Return the part of this grid outside the source, 0 to 1, from at most 64 positions per axis."""
         z, y, x = (np.linspace(0, n - 1, min(n, LATTICE)) for n in self.geometry.shape)
         return float(np.mean([self._is_outside(self._positions(n, y, x)).mean() for n in z]))
 
 
 def _linear(values: Array, part: Box, at: Sequence[Floats]) -> Array:
-    """Trilinear interpolation of a part of the source, in float64."""
+    """Interpolate a part of the source trilinearly, in float64."""
     floors = [np.floor(axis) for axis in at]
     upper = [axis - floor for axis, floor in zip(at, floors, strict=True)]
     weights = [(1 - w, w) for w in upper]
@@ -183,12 +186,12 @@ def _linear(values: Array, part: Box, at: Sequence[Floats]) -> Array:
 
 
 def _nearest(values: Array, part: Box, at: Sequence[Floats]) -> Array:
-    """The nearest voxel of a part of the source."""
+    """Take the nearest voxel of a part of the source."""
     z, y, x = (_within(np.floor(axis + 0.5), a, b) for axis, (a, b) in zip(at, part.bounds, strict=True))
     nearest: Array = values[z, y, x]
     return nearest
 
 
 def _within(index: Floats, start: int, stop: int) -> npt.NDArray[np.intp]:
-    """Indices in a part of an axis; beyond it, its edge."""
+    """Return indices relative to a part of an axis, clamped to its edges."""
     return np.clip(index, start, stop - 1).astype(np.intp) - start

@@ -1,7 +1,7 @@
-"""The images and the label of a case brought onto one grid at right angles, or refused as settings say.
+"""The images and the label of a case on one grid with orthogonal axes, or a refusal, as the settings say.
 
-In: the opened files of a case. Out: an `Incoming` on one grid, and what was repaired. What is moved is first
-written to the raw store, slab by slab, and read from there, since many formats are only read forward.
+In: the opened files of a case. Out: an `Incoming` on one grid, with its repairs. A volume that moves is first
+written to the raw store, slab by slab, and read from there, since many formats can only be read forward.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from voxelmill.storage.chunk_and_shard_shapes import raw_layout
 from voxelmill.storage.shard_files import ShardedArray
 
 Reason = Literal["shear", "grids"]
-"""The setting that a volume is brought onto another grid by."""
+"""Why a volume is brought onto another grid, named after the setting: repair.shear or repair.grids."""
 
 
 @dataclass(frozen=True)
 class Aim:
-    """Where all volumes of a case shall lie.
+    """The grid that all volumes of a case must have.
 
     Attributes
     ----------
     first : Geometry
-        Of the first channel, as its file states it.
+        Grid of the first channel, as its file states it.
     target : Geometry
-        The same at right angles.
+        The same grid with orthogonal axes.
     hint : str
-        What may be the matter where one lies elsewhere: sentences, or nothing.
+        Sentences on the likely cause if a volume lies elsewhere; may be empty.
     """
 
     first: Geometry
@@ -50,12 +50,12 @@ class Aim:
     hint: str
 
     def reason(self, what: str, found: Geometry, repair: RepairConfig) -> Reason | None:
-        """Why a volume must be moved, or None where it lies where it shall.
+        """Return why a volume must move, or None if it is on the target grid.
 
         Raises
         ------
         GeometryError
-            If it lies elsewhere than the first channel, and settings do not accept that.
+            If it is not on the first channel's grid, and the settings do not accept that.
         """
         if _agree(found, self.target):
             return None
@@ -72,12 +72,14 @@ class Aim:
 
 @contextmanager
 def one_grid(raw: RawCase, incoming: Incoming, config: Config, memory: Memory) -> Iterator[Incoming]:
-    """All volumes of a case on one grid at right angles, for as long as the context lasts.
+    """Yield all volumes of a case on one grid with orthogonal axes; afterwards remove what was staged.
 
     Raises
     ------
+    FormatError
+        If the label has several channels.
     GeometryError
-        If grids are sheared or differ and settings do not accept that; angle and displacement are in it.
+        If grids are sheared or differ, and the settings do not accept that; with angle and displacement.
     """
     if incoming.label is not None and incoming.label.channels != 1:
         raise FormatError(
@@ -111,7 +113,7 @@ def one_grid(raw: RawCase, incoming: Incoming, config: Config, memory: Memory) -
 
 @dataclass(frozen=True)
 class Staging:
-    """A volume written to the raw store for a while, to be read from there box by box."""
+    """A volume that is written to the raw store temporarily, to be read from there box by box."""
 
     raw: RawCase
     name: str
@@ -122,7 +124,7 @@ class Staging:
 
     @contextmanager
     def moved(self, target: Geometry, reason: Reason) -> Iterator[Regridded]:
-        """The volume on another grid; what was written for it is removed in the end."""
+        """Yield the volume on another grid; afterwards remove what was written for it."""
         volume = self.volume
         slope, intercept = (1.0, 0.0) if self.is_label else rescaling(volume)
         try:
@@ -145,7 +147,7 @@ class Staging:
             zarr_stores.remove_group(self.raw.root, f"{self.raw.case}/{self.name}")
 
     def _write(self, whole: WholeLabels) -> tuple[ShardedArray, Array]:
-        """Write all voxels as they are stored; returns with them the lowest and highest of each channel."""
+        """Write all voxels in their stored form; return the array, and each channel's lowest and highest."""
         volume, dtype, cost = self.volume, self._dtype, self._cost
         depth = cost.fitting_depth(volume.geometry.shape, self.memory)
         chunk, shard = raw_layout(volume.geometry.shape, dtype.itemsize, depth)
@@ -176,10 +178,10 @@ class Staging:
         return image_cost(self.volume, self.volume.channels, self._dtype, False)
 
     def _outside(self, reason: Reason, extremes: Array) -> list[Any]:
-        """Stored value beyond the source, of each channel.
+        """Return the stored value outside the source, for each channel.
 
-        Of a label it is 0. Beside slid slices of an image it is the lowest value of the channel: the air of a
-        CT image is not 0 HU. Elsewhere it is what comes nearest to a value of 0.
+        For a label it is 0. Beside shifted slices of an image it is the lowest value of the channel: the air
+        of a CT image is not 0 HU. Otherwise it is the stored value closest to the value 0.
         """
         if self.is_label:
             return [0]
@@ -194,7 +196,7 @@ class Staging:
 
 
 def _hint(named: Sequence[tuple[str, Volume]]) -> str:
-    """Which files state two places, of which one was taken."""
+    """Return sentences on the files that state two places, of which one was taken."""
     words = ""
     for what, volume in named:
         for setting in volume.otherwise:
@@ -203,7 +205,7 @@ def _hint(named: Sequence[tuple[str, Volume]]) -> str:
 
 
 def _aim(first: Geometry, hint: str, repair: RepairConfig) -> Aim:
-    """The first channel's grid, at right angles where it is not."""
+    """Return the grid to aim at: the first channel's, with orthogonal axes."""
     if first.shear_voxels <= SAME_GRID:
         return Aim(first, first, hint)
     if repair.shear == "refuse":
@@ -220,7 +222,7 @@ def _agree(a: Geometry, b: Geometry) -> bool:
 
 
 def _apart(found: Geometry, first: Geometry) -> str:
-    """How a grid differs from that of channel 0."""
+    """Return how a grid differs from that of channel 0, as a clause."""
     distance = f"lies {first.displacement(found):.3g} voxels away from channel 0 at its farthest corner"
     if found.shape == first.shape:
         return distance
@@ -238,7 +240,7 @@ def _unsheared(aim: Aim) -> Repair:
 
 
 def _resampled(what: str, found: Geometry, first: Geometry, moved: Regridded) -> Repair:
-    """What to say of a volume that was brought onto the grid of channel 0; it has to meet that grid."""
+    """Return the repair of a volume resampled onto channel 0's grid; refuse one that lies outside it."""
     outside = moved.share_outside()
     if outside == 1:
         raise GeometryError(
