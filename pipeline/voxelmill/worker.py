@@ -1,4 +1,4 @@
-"""Preload script of a local cluster's worker processes; Dask calls `dask_setup` by name.
+"""Preload script of the worker processes; Dask calls `dask_setup` by name.
 
 It imports the modules that tasks need before the first task arrives, and ignores Ctrl-C: a terminal sends it
 to all processes, and only the one that started the cluster handles it.

@@ -1,4 +1,4 @@
-"""Check that a path named in a file stays within a folder.
+"""This module checks that a path named in a file stays within a folder.
 
 In: a folder, and a path as a text states it. Out: the path, or None if it leads out of the folder. The check
 looks at the text of the path only. Symbolic links in the folder are allowed: the folder's owner made them.

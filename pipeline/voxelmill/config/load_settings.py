@@ -1,4 +1,4 @@
-"""Load the settings from a preset, a TOML file and ``key=value`` words; later ones override earlier ones.
+"""Loading of settings from a preset, a TOML file and ``key=value`` words; later ones override earlier ones.
 
 In: words, a file, a mapping. Out: a validated `Config`, or a `ConfigError` that says what is wrong.
 """

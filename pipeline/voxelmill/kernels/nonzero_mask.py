@@ -225,6 +225,7 @@ def _fill(mask: Array, below: Array, above: Array, sides: int, settled: bool) ->
     """
     depth, height, width = mask.shape
     rows = depth * height + below.shape[0]
+    # Count the runs first, so that the arrays for them have the exact size.
     first = np.ones(rows + 1, np.int64)
     for row in range(rows):
         z, y = row // height, row % height
@@ -252,6 +253,7 @@ def _fill(mask: Array, below: Array, above: Array, sides: int, settled: bool) ->
         for i in range(begin, end):
             known = above[i - 1] if z == 0 and above.size > 0 else i
             parent[i] = 0 if outer or edge[2 * i] == 0 or edge[2 * i + 1] == width else known
+        # Both lists of runs are sorted: walk along them, and join the runs that overlap in x.
         for other in (row - 1 if y > 0 else row, row - height if z > 0 else row):
             i, j = begin, first[other]
             while other != row and i < end and j < first[other + 1]:
@@ -278,11 +280,13 @@ def _fill(mask: Array, below: Array, above: Array, sides: int, settled: bool) ->
             if parent[root] == root:
                 parent[root] = -i - 1  # marks an open set with the first run of `below` that it reaches
             next_above[i] = -parent[root]
+    # A mark is 0 for the outside, negative for an open set and positive for a hole.
     for row in range(depth * height):
         for i in range(first[row], first[row + 1]):
             mark = parent[i] if parent[i] <= 0 else parent[parent[i]]
             if mark != 0:
                 mask[row // height, row % height, edge[2 * i] : edge[2 * i + 1]] = 1 if mark > 0 else 2
+    # The open runs of the first slice are numbered from 1; a run's parent is the first one of its set.
     open_runs = np.empty(first[height] - 1, above.dtype)
     seen = np.zeros(len(next_above) + 1, above.dtype)
     count = 0

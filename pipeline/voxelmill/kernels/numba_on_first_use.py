@@ -1,4 +1,4 @@
-"""Load Numba and compile kernels on first use only, so that importing voxelmill stays fast.
+"""Lazy use of Numba: it is loaded, and kernels are compiled, on first use, so importing voxelmill stays fast.
 
 In: a plain function over arrays. Out: the same function, compiled to run without the GIL and cached on disk.
 A compiled function cannot call another one through this wrapper, so kernels are self-contained.

@@ -1,4 +1,4 @@
-"""Check every byte of a shard's file, one chunk at a time.
+"""The full check of a shard: every byte of its file, one chunk at a time.
 
 In: an array and the index of a shard. Out: None, or a text that says what is wrong with the file. Nothing is
 decoded, because the checksums cover the encoded chunks. `ShardedArray.is_whole` checks only the index, which

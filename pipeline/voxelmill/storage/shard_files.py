@@ -1,4 +1,4 @@
-"""Read boxes and write shards of a sharded Zarr v3 array, with one chunk in memory at a time.
+"""Reading boxes and writing shards of a sharded Zarr v3 array, with one chunk in memory at a time.
 
 In: the folder and the layout of an array. Out: boxes of values; shard files that any Zarr v3 library reads.
 This module knows no groups, attributes or cases. A shard holds its inner chunks one after another, each

@@ -229,7 +229,7 @@ def sweep(
         _planes(volume, chosen, y, x, shift, shift, limits, out)
     elif factors[1] == factors[2] == 1 and not separate:
         _columns(volume, z, shift, shift, limits, out)
-    elif factors[0] < 1 and not separate:
+    elif factors[0] < 1 and not separate:  # z first, so that fewer planes are left for y and x
         for part, rows, span in z.slabs(volume[0].size):
             between = np.empty((len(rows.first), *volume.shape[1:]), out.dtype)
             _columns(volume[span], rows, shift, none, (-free, free), between)

@@ -61,6 +61,7 @@ def scan_plane(
             keys[x] = key if finite else first  # a non-finite voxel counts as zero
             bad += 0 if finite else 1
             taken[x] = finite & (inside[y, x] if masked else (key < first) | (key > last))
+        # Extremes, sums and the foreground have separate loops, so that each of them vectorises.
         row_low, row_high, row_nonzero = top, bottom, 0
         for x in range(columns):
             key = keys[x]

@@ -1,4 +1,4 @@
-"""Check that a collector receives every slice of a volume exactly once.
+"""This module checks that a collector receives every slice of a volume exactly once.
 
 In: the first slice and the shape of each slab. Out: nothing, or a `ValueError`. This module knows no voxels.
 """
