@@ -40,7 +40,7 @@ def _of_series(files: Sequence[Path]) -> Called:
 
     yield from ((f"DICOM file {n} in the order of names", file) for n, file in enumerate(files, 1))
     slices: list[Slice] = []
-    with suppress(VoxelmillError, OSError):  # a header cannot be read: the phrases above name its file
+    with suppress(VoxelmillError, OSError):  # an unreadable header: the phrases above still name its file
         slices, _ = read_slices(files)
     for piece in slices:
         with suppress(VoxelmillError):  # a slice without a usable orientation has no description

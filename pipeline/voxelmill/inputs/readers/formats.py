@@ -163,7 +163,7 @@ def _open(found: Format, path: Path, hints: Hints) -> Volume:
 
 
 def find_format(path: Path) -> Format | None:
-    """Return the format of a path, by its ending or else by its content; None if both are unknown."""
+    """Return the format of a path, by its ending or else by its content; None if neither is known."""
     ending = _ending(path)
     for known in FORMATS:
         # DICOM files may end in .img as well

@@ -1,6 +1,6 @@
 """Discovery of the cases in SOURCE, with their channels and labels.
 
-In: a nnU-Net raw dataset folder, a folder of images or DICOM series, a manifest, or one image. Out: a
+In: an nnU-Net raw dataset folder, a folder of images or DICOM series, a manifest, or one image. Out: a
 `Sources` of paths and names. No image is opened: a missing file fails its own case later.
 """
 
@@ -46,7 +46,7 @@ def discover(
     """Find the cases of SOURCE.
 
     Cases named after DICOM folders or files get pseudonyms. All others keep their ids: those that a manifest
-    or a nnU-Net dataset names, and images of other formats.
+    or an nnU-Net dataset names, and images of other formats.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """A folder as SOURCE: one file or sub-folder per case, with labels beside the images.
 
-In: a folder. Out: `Sources`. Files are opened only as far as their format requires.
+In: a folder. Out: `Sources`. Files are opened only to recognise formats and data files.
 """
 
 from __future__ import annotations

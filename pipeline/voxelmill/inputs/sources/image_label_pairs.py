@@ -140,7 +140,7 @@ def _called(path: Path) -> str:
 def _add(found: Mapping[Path, list[Path]], label: Path, rule: str) -> bool:
     """Assign a label to its image; return whether there is one."""
     stem = formats.case_stem(label)
-    if is_word(stem):
+    if is_word(stem):  # a name such as "mask" says nothing of its image: only one can be meant
         own = list(found) if len(found) == 1 else []
     else:
         own = [image for image in found if formats.case_stem(image) == stem[: -len(rule)]]

@@ -1,4 +1,4 @@
-"""A nnU-Net raw dataset as SOURCE: its dataset.json, and the cases named there or by its folders.
+"""An nnU-Net raw dataset as SOURCE: its dataset.json, and the cases named there or by its folders.
 
 In: a folder. Out: `Sources`. No image is opened.
 """

@@ -29,6 +29,7 @@ def source_digest(source: CaseSource) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for role, path in _parts(source):
+        # sorted by content: the order of names must not count
         contents = sorted(_counts(file, path) + _digest(file) for file in _files(path))
         digest.update(role.encode() + b"".join(contents))
     digest.update(repr(source.spacing).encode())

@@ -46,6 +46,7 @@ def choose_series(slices: Sequence[Slice], chosen: str | None) -> tuple[list[Sli
     numbers = ", ".join(str(s.number) for s in slices if s.is_localizer)
     left_out = len(slices) - len(kept)
     notes = (f"{left_out} localiser(s) set aside: InstanceNumber {numbers}",) if left_out else ()
+    # a fixed order, because the user selects a series by its number
     series = sorted(_group(kept), key=lambda group: (group[0].series_number, group[0].uid, group[0].shape))
     if not series:
         raise FormatError(

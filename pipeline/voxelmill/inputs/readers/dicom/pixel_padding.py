@@ -4,7 +4,7 @@ In: a header, or decoded slices. Out: a range of stored values, masks, and the l
 
 PixelPaddingValue (0028,0120) is in stored units; with PixelPaddingRangeLimit (0028,0121) it is one end of a
 range. Its sign should follow PixelRepresentation, but programs write either: 63536 stands for -2000 if voxels
-are signed with 16 bits, and the reverse. Both are therefore compared as bit patterns of a voxel.
+are signed with 16 bits, and the reverse. The value is therefore compared as a bit pattern.
 """
 
 from __future__ import annotations

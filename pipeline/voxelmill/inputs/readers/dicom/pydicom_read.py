@@ -34,6 +34,7 @@ def read_dicom(path: Path, file: BinaryIO | None = None, **options: Any) -> Any:
     **options
         Further arguments of `pydicom.dcmread`.
     """
+    # force only where needed: with it, pydicom takes any file for DICOM
     data = pydicom.dcmread(path if file is None else file, force=is_bare(path), **options)
     if "TransferSyntaxUID" not in data.file_meta and data.original_encoding in _SYNTAXES:
         data.file_meta.TransferSyntaxUID = _SYNTAXES[data.original_encoding]

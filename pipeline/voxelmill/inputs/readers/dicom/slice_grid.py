@@ -80,7 +80,7 @@ def make_grid(series: Sequence[Slice], hints: Hints) -> Grid:
     ordered, duplicates = _take_first(ordered, normal, hints.repair.duplicates)
     stack = _stack(ordered, normal, hints)
     drift = find_drift(ordered, normal, hints.repair.shear)
-    third = normal + drift.slope
+    third = normal + drift.slope  # longer than 1 under tilt, which stretches the step
     length = float(np.linalg.norm(third))
     geometry = Geometry.from_itk(
         (ordered[0].shape[1], ordered[0].shape[0], len(stack.places)),
@@ -130,6 +130,7 @@ def _check_pixels(series: Sequence[Slice]) -> None:
                 f"{describe(piece)} states {found}; two positive numbers are needed. Restore the series from "
                 "its source."
             )
+        # differences add up over the image: SAME_GRID pixels at its far end
         if not np.allclose(np.divide(piece.spacing, first), 1, rtol=0, atol=SAME_GRID / max(piece.shape)):
             raise GeometryError(
                 f"PixelSpacing is {first} mm in {describe(series[0])}, but {piece.spacing} mm in "
@@ -236,6 +237,7 @@ def _what_was_made(made: _Stack, positions: Sequence[float], between: str, hints
 def _odd_step(positions: Sequence[float]) -> int:
     """Return the first step too uneven for any grid, or the most uneven one if deviations only add up."""
     odd = np.abs(np.diff(positions) - median_step(positions))
+    # both slices of a step may lie SAME_GRID off their places
     beyond = np.flatnonzero(odd > 2 * SAME_GRID * median_step(positions))
     return int(beyond[0] if len(beyond) else odd.argmax())
 

@@ -59,7 +59,7 @@ TAGS = [
     "SliceThickness",
     "SpacingBetweenSlices",
 ]
-"""The tags that are read; everything else, such as names and dates, is never loaded."""
+"""The tags that are read from headers: neither names nor dates."""
 
 _PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 # upper bound of what any codec decodes: bytes per stored byte, plus a constant for tiny images
@@ -75,6 +75,8 @@ class Slice:
 
     Attributes
     ----------
+    path : Path
+        The file.
     frame : int or None
         From 0; None if the file describes no frames.
     uid : str
@@ -83,12 +85,18 @@ class Slice:
         InstanceNumber.
     shape : (rows, columns)
         In pixels: y, x.
+    position : (x, y, z)
+        ImagePositionPatient: the centre of the first voxel.
+    orientation : tuple of six float
+        ImageOrientationPatient: unit vectors along a row and along a column.
     spacing : (rows, columns)
         PixelSpacing in millimetres: y, x.
     thickness : float or None
         SpacingBetweenSlices, or else SliceThickness, in millimetres.
     slope, intercept : float
         ``value = stored * slope + intercept``.
+    padding : Padding or None
+        Stored values that mark padding.
     dtype : str
         Type of the stored values, as NumPy names it, such as "i2".
     pixel_bytes : int

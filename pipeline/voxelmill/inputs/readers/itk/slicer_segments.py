@@ -146,6 +146,7 @@ class MergedLayers(Volume):
 
     def _read(self, depth: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield the first slice and the data (c, z, y, x) of slabs of all layers."""
+        # slabs of interleaved layers hold all of them; other layers are read box by box
         if self._layers.together == self._layers.channels:
             yield from ((slab.z, slab.data) for slab in self._layers.slabs(depth))
             return

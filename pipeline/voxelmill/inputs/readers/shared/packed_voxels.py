@@ -121,6 +121,7 @@ class PackedVolume(Volume):
         with readable():
             mapped = np.memmap(at.path, at.dtype, "r", at.offset + at.skip, self._disk_shape())
         volumes = np.moveaxis(mapped, -1, 0) if at.is_interleaved else mapped
+        # slice by slice, so that few mapped pages are resident at a time
         for part in box.cells((1, 1, *self.geometry.shape[1:])):
             plane = np.array(volumes[part.slices], self.dtype, order="C")
             forget(mapped)
@@ -143,7 +144,7 @@ class PackedVolume(Volume):
         try:
             found = fill(stream, data)
         except decompression.ERRORS:
-            found = -1
+            found = -1  # damaged: refused below as too short
         if found < data.nbytes:
             at_least = before + max(found, 0)
             raise FormatError(

@@ -28,7 +28,7 @@ COINCIDES = 1e-3
 """Fraction of the new step: a slice this near to a place on the grid is taken unchanged."""
 
 MOST_MADE = 10
-"""Upper limit for new slices over old slices: a larger ratio means that a position is wrong."""
+"""Ratio of new to old slices from which on filling is refused: a position must be wrong."""
 
 SHRINKS = 120
 """Iterations of the ternary search: 120 cuts by a third leave rounding error only."""
@@ -62,7 +62,7 @@ class Even:
 
 @dataclass(frozen=True)
 class Between:
-    """The origin of a slice of the grid: `weight` (0 to 1) of the way from slice `first` to the next one."""
+    """The source of a slice of the grid: `weight` (0 to 1) of the way from slice `first` to the next one."""
 
     first: int
     weight: float = 0.0

@@ -190,7 +190,7 @@ def _role(text: str) -> str:
     return _ROLES.get(word[1].casefold(), "") if word else ""
 
 
-# Which files are of the stack
+# The files that belong to the stack
 
 
 def _groups(names: Sequence[_Name]) -> dict[tuple[object, ...], list[int]]:
@@ -245,7 +245,7 @@ def _aside(total: int, kinds: Sequence[str]) -> tuple[str, ...]:
     return (f"{len(kinds)} of {total} TIFF files of the folder were set aside: {', '.join(words)}",)
 
 
-# What the numbers count
+# The axes that the numbers count
 
 
 def _varying(names: Sequence[_Name]) -> list[int]:

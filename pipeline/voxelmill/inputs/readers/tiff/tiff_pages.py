@@ -222,7 +222,7 @@ def _decode(series: tifffile.TiffPageSeries, number: int, shape: tuple[int, ...]
         if not _stored(page, series.keyframe):  # tifffile would read a page of one strip from byte 0
             return np.full(shape, series.keyframe.nodata, series.dtype)
         return page.asarray(maxworkers=1).reshape(shape)
-    except Exception as error:  # whatever a codec raises
+    except Exception as error:  # a codec may raise anything
         if is_own_fault(error):
             raise
         codec = _name(series.keyframe.compression)

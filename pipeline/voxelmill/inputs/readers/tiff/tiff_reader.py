@@ -1,4 +1,4 @@
-"""The reader for TIFF: a multi-page file, or a folder of one-page files numbered by their names.
+"""The reader for TIFF: a multi-page file, or a folder of one-page files with numbers in their names.
 
 In: a path. Out: a volume with identity direction that holds one page at a time; uncompressed contiguous pages
 are memory-mapped. A missing slice of a stack is refused, or interpolated from its neighbours. This module
