@@ -1,6 +1,6 @@
-"""Fingerprint + Config -> Plan: how every decision is made, and the memory that it will take.
+"""Fingerprint + Config -> Plan: every decision of a run, and the memory that each stage takes.
 
-Pure arithmetic: nothing here reads a voxel or a store.
+Pure arithmetic: reads no voxel and no store.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ T = TypeVar("T")
 
 
 def make_plan(fingerprint: Fingerprint, config: Config, threads: int = 1) -> Plan:
-    """Decide everything.
+    """Make every decision of a run.
 
     Parameters
     ----------
     fingerprint : Fingerprint
         Facts of the dataset.
     config : Config
-        What the user chose.
+        The user's settings.
     threads : int
         Tasks that a worker runs at a time.
 
     Raises
     ------
     PlanError
-        If the number of channel names does not match the channels, a CT channel has no foreground, or
-        nothing but a configuration that the dataset does not need was asked for.
+        If the number of channel names does not match the channels, a CT channel has no foreground, the labels
+        fit no integer type, or the only configuration asked for is one that the dataset does not need.
     MemoryLimitError
         If a piece of the training set does not fit into a worker's memory.
     """
@@ -81,7 +81,7 @@ def make_plan(fingerprint: Fingerprint, config: Config, threads: int = 1) -> Pla
 
 
 def refit(plan: Plan, cases: Mapping[str, CaseFingerprint], threads: int = 1) -> Plan:
-    """The same decisions for other cases: only their rows, and the memory that they take, are made anew.
+    """Return a plan with the same decisions for other cases; compute only their rows and the memory again.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def _check_statistics(fingerprint: Fingerprint, schemes: Sequence[str]) -> None:
 def _targets(
     fingerprint: Fingerprint, config: Config, target: Triple
 ) -> tuple[dict[Configuration, Triple], dict[Configuration, str]]:
-    """Target spacing of each configuration, and why others are left out; `target` is that of fullres."""
+    """Return each configuration's target spacing, and why others are left out; `target` is for fullres."""
     targets: dict[Configuration, Triple] = dict.fromkeys(config.configurations, target)
     if "lowres" not in targets:
         return targets, {}
@@ -186,7 +186,7 @@ def _plan_case(facts: CaseFingerprint, config: Config, target: Triple, chunk: Sh
 
 
 def _case_target(facts: CaseFingerprint, name: Configuration, target: Triple) -> Triple:
-    """The case's target spacing: slices of a 2d set are never resampled across."""
+    """Return a case's target spacing; in "2d" the axis of largest spacing keeps the case's own spacing."""
     if name != "2d":
         return target
     across = int(np.argmax(target))
@@ -194,7 +194,7 @@ def _case_target(facts: CaseFingerprint, name: Configuration, target: Triple) ->
 
 
 def _label_dtype(fingerprint: Fingerprint, config: Config) -> str | None:
-    """Smallest integer type that holds every label of the dataset, or None where no case has one."""
+    """Return the smallest integer type for every label of the dataset, or None if no case has a label."""
     ranges = [c.label_range for c in fingerprint.cases.values() if c.label_range is not None]
     if not ranges:
         return None
@@ -211,7 +211,7 @@ def _label_dtype(fingerprint: Fingerprint, config: Config) -> str | None:
 
 
 def peak_bytes(plan: Plan, fingerprint: Fingerprint, memory: Memory) -> dict[str, int]:
-    """Resident memory of a worker process at most, per stage.
+    """Return the largest resident memory of a worker process in bytes, by stage.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def peak_bytes(plan: Plan, fingerprint: Fingerprint, memory: Memory) -> dict[str
 def _peak_bytes(
     plan: Plan, cases: Mapping[str, CaseFingerprint], memory: Memory, is_masked: bool
 ) -> dict[str, int]:
-    """Of the stages that every run has."""
+    """Return the memory of ingest and preprocess, which every run has."""
     shards = [
         fit_piece(plan.work(name, case), memory)[1]
         for name, of in plan.configurations.items()
@@ -258,14 +258,14 @@ def _mask_bytes(case: CaseFingerprint, memory: Memory, is_needed: bool) -> int:
 
 
 def _values_bytes(case: CaseFingerprint, memory: Memory) -> int:
-    """Of the second pass for percentiles, which values of more than 16 bits need."""
+    """Return the bytes of the second pass for percentiles, which types of more than 16 bits need."""
     if is_narrow(case.dtype):
         return 0
     return _slabs(case, values_cost(case.plane, case.label_dtype is not None, case.read_bytes), memory)
 
 
 def _slabs(case: CaseFingerprint, cost: SlabCost, memory: Memory) -> int:
-    """Bytes of a pass over slabs of a case."""
+    """Return the bytes of a pass over the slabs of a case."""
     return cost.bytes(max(1, cost.depth(case.shape, memory)))
 
 

@@ -1,9 +1,9 @@
-"""nnU-Net's rules on the 3D training patch, and on the lowres spacing that follows from it.
+"""nnU-Net's rules for the 3D training patch, and for the lowres spacing that follows from it.
 
 In: target spacing and median shape of the resampled cases (z, y, x), number of classes. Out: the patch size
 in voxels, the lowres spacing in millimetres. Pure arithmetic.
 Source: nnU-Net v2.8.1 (Isensee et al., Nature Methods 18, 2021), `ExperimentPlanner` for 8 GB with a
-`PlainConvUNet`. Its planned order of axes, the one of largest spacing first, is made and undone here.
+`PlainConvUNet`. nnU-Net plans with the axis of largest spacing first; that order is applied and undone here.
 """
 
 from __future__ import annotations
@@ -19,35 +19,36 @@ from voxelmill.basics.geometry import Shape, Triple
 T = TypeVar("T")
 
 START_VOXELS = 256**3
-"""Voxels of the cube in millimetres that a patch is shrunk from."""
+"""Voxels of the cube in millimetres that the patch starts from."""
 
 MAX_FEATURES = 560_000_000
-"""Values that the feature maps of one patch may have; nnU-Net holds it for a batch of two in 8 GB."""
+"""Most values in the feature maps of one patch; in nnU-Net this limit stands for a batch of two in 8 GB."""
 
 MIN_SIDE = 4
-"""Pooling leaves at least this many voxels a side."""
+"""Fewest voxels per side that pooling leaves."""
 
 SMALL_PATCH = 0.25
-"""Below this fraction of the median case in a patch, nnU-Net makes a lowres configuration."""
+"""nnU-Net makes a lowres configuration if a patch holds less than this fraction of the median case."""
 
 COARSER = 1.03
-"""Factor between one spacing that is tried for lowres and the next."""
+"""Factor between one spacing tried for lowres and the next."""
 
 
 def patch_size(target: Sequence[float], median_shape: Sequence[float], classes: int) -> Shape:
-    """Patch that nnU-Net plans for its 3D U-Net.
+    """Return the patch that nnU-Net plans for its 3D U-Net, in voxels (z, y, x).
 
-    A cube in millimetres, no larger than the median case, filled up to sides that the network can halve.
-    While the feature maps take too much memory, the side largest against the median case is shortened.
+    The patch starts as a cube in millimetres, no larger than the median case, with sides rounded up so that
+    the network can halve them. While the feature maps take too much memory, the side that is largest relative
+    to the median case is shortened.
 
     Parameters
     ----------
     target : (z, y, x)
-        Millimetres.
+        Target spacing in millimetres.
     median_shape : (z, y, x)
-        Median of the cases' shapes after resampling, in voxels; halves occur.
+        Median of the cases' shapes after resampling, in voxels; a median may end in .5.
     classes : int
-        Labels that are told apart, background included.
+        Number of labels, background included.
     """
     axes = _planned_order(target)
     patch = _patch([target[a] for a in axes], [median_shape[a] for a in axes], classes)
@@ -55,12 +56,12 @@ def patch_size(target: Sequence[float], median_shape: Sequence[float], classes: 
 
 
 def lowres_spacing(target: Sequence[float], median_shape: Sequence[float], classes: int) -> Triple | None:
-    """Target spacing of the lowres configuration, or None where nnU-Net makes none.
+    """Return the target spacing of the lowres configuration in millimetres, or None if nnU-Net makes none.
 
-    It makes one where the patch is below a quarter of the median case. The spacing grows by 3 % a step, on
-    axes less than half the largest spacing alone while there are any, until the patch planned for it is a
-    quarter. None too where that leaves more than half the voxels, or the cases are single slices.
-    A median case keeps at least one voxel a side, where nnU-Net's planner would fail.
+    nnU-Net makes one if the patch holds less than a quarter of the median case. The spacing grows by 3 % per
+    step until the patch planned for it holds a quarter. Axes with less than half the largest spacing grow
+    first, alone. The result is also None if this leaves more than half of the voxels, or if the cases are
+    single slices. The median case keeps at least one voxel per side here; nnU-Net's planner would fail.
     Parameters are those of `patch_size`.
     """
     axes = _planned_order(target)
@@ -82,7 +83,7 @@ def lowres_spacing(target: Sequence[float], median_shape: Sequence[float], class
 
 
 def _planned_order(target: Sequence[float]) -> list[int]:
-    """nnU-Net's `transpose_forward`; it decides where sides tie."""
+    """Return nnU-Net's `transpose_forward`: the order decides ties between sides."""
     worst = int(np.argmax(target))
     return [worst, *(axis for axis in range(3) if axis != worst)]
 
@@ -99,7 +100,7 @@ def _patch(spacing: Sequence[float], median: Sequence[float], classes: int) -> l
     while _feature_values(patch, strides, classes) > MAX_FEATURES:
         ratios = [n / m for n, m in zip(patch, median, strict=True)]
         axis = max(range(3), key=lambda a: (ratios[a], a))
-        # A shorter side may be halved less often: its own divisor is the step, not the longer one's.
+        # The shorter side may be halved less often, so the step is its divisor, not that of the longer side.
         shorter = [n - (a == axis) * _divisors(strides)[a] for a, n in enumerate(patch)]
         _, shorter_strides = _pooled(shorter, spacing)
         step = _divisors(shorter_strides)[axis]
@@ -110,10 +111,10 @@ def _patch(spacing: Sequence[float], median: Sequence[float], classes: int) -> l
 
 
 def _pooled(size: Sequence[float], spacing: Sequence[float]) -> tuple[list[int], list[list[int]]]:
-    """`size` filled up so that the network's strides divide it, and these, (z, y, x) a stage after the first.
+    """Return `size` rounded up to multiples of the network's strides, and each stage's strides (z, y, x).
 
-    A stage halves the axes that are long enough and have less than twice the smallest spacing of those. An
-    axis alone must be a little longer.
+    The first stage has none. A stage halves the axes that are long enough, and whose spacing is less than
+    twice the smallest spacing among these. An axis that is halved alone must be longer: `3 * MIN_SIDE`.
     """
     left, mm = list(size), list(spacing)
     strides: list[list[int]] = []
@@ -133,7 +134,7 @@ def _divisors(strides: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _feature_values(patch: Sequence[int], strides: Sequence[Sequence[int]], classes: int) -> int:
-    """Values of all feature maps: two convolutions a stage, on the way up one more for upsampling."""
+    """Count the values of all feature maps: two convolutions per stage, on the way up also an upsampling."""
     total, voxels = 0, math.prod(patch)
     for stage in range(len(strides) + 1):
         features = min(320, 32 * 2**stage)

@@ -1,6 +1,6 @@
-"""What of a plan looks like a mistake in the source: lengths in another unit, images one voxel thin.
+"""Signs in a plan of a mistake in the source: lengths in another unit, images one voxel thin.
 
-In: a Plan. Out: a sentence for each case that looks wrong. All of it is possible, so nothing is refused here.
+In: a Plan. Out: a sentence for each case that looks wrong. All of them may be right, so nothing is refused.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from voxelmill.basics.geometry import Box
 from voxelmill.stages.planning.plan_json import CasePlan, ConfigurationPlan, Plan
 
 UNLIKE = 30.0
-"""Spacing or extent that is so many times another than the middle one of the dataset is a unit mistaken."""
+"""A spacing or extent this many times larger or smaller than the dataset's median suggests a wrong unit."""
 
 MANY_VOXELS = 1000.0
-"""So many times the voxels of the source, a new volume comes of a unit mistaken."""
+"""A new volume suggests a wrong unit if it has more than this many times the voxels of the crop box."""
 
 
 def doubts(plan: Plan) -> dict[str, str]:
-    """What looks wrong, by case; the first reason of each."""
+    """Return the first reason for doubt of each case that looks wrong."""
     found: dict[str, str] = {}
     for of in plan.configurations.values():
         for case, reason in _doubts(of):
@@ -41,7 +41,7 @@ def _doubts(of: ConfigurationPlan) -> Iterator[tuple[str, str]]:
 
 
 def _lengths(row: CasePlan) -> npt.NDArray[np.float64]:
-    """Side of a cube as large as a voxel, and of one as large as the image, in millimetres."""
+    """Return the side of a cube with a voxel's volume, and of one with the image's volume, in millimetres."""
     spacing = np.asarray(row.source_spacing)
     sides = [np.prod(spacing), np.prod(spacing * row.source_shape)]
     return np.cbrt(sides)

@@ -1,8 +1,8 @@
-"""A Plan: every decision of a run, as numbers and words that can be printed and diffed.
+"""A Plan: every decision of a run, as numbers and words that can be printed and compared.
 
 Records only; `make_plan` makes them. For each configuration the plan holds the target spacing, the
-normalisation of each channel, and for each case its new shape, its separate axis and how it is cut into
-shards; and the memory, files and bytes that it will take.
+normalisation of each channel, and for each case its new shape, its separate axis and its shards. From these
+follow the memory, files and bytes of a run.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from voxelmill.stages.planning.shard_pieces import Work
 from voxelmill.storage.json_documents import Document
 
 CHANGES_NO_VOXEL = {"configurations", "memory_limit", "ingest", "repair"}
-"""Settings that the voxels of one configuration do not depend on; a repair is in the case's own row."""
+"""Settings that change no voxel of a configuration; repairs are in the case's own row."""
 
 REVISION = 1
-"""Raised when a release makes other voxels, or another plan, of the same raw store and settings."""
+"""Raised when a release makes other voxels, or another plan, from the same raw store and settings."""
 
 
 class CasePlan(Model):
-    """How one case is made in one configuration; shapes and spacings are z, y, x."""
+    """Plan of one case in one configuration; shapes in voxels and spacings in millimetres are z, y, x."""
 
     source_shape: Shape
     source_spacing: Triple
@@ -51,7 +51,7 @@ class CasePlan(Model):
     """Settings that repaired something in them, sorted, such as "repair.shear=undo"."""
 
     read_bytes: int
-    """Memory beside a box of the source while it is read."""
+    """Bytes held beside a box of the source while it is read."""
 
     @property
     def image_bytes(self) -> int:
@@ -69,7 +69,7 @@ class CasePlan(Model):
         return tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
 
     def write_box(self, number: int) -> Box:
-        """What one shard holds; shards are counted in C order and tile the output exactly once."""
+        """Return the box of one shard; shards are numbered in C order, and tile the output exactly once."""
         index = [int(i) for i in np.unravel_index(number, self.grid)]
         start = tuple(i * s for i, s in zip(index, self.shard, strict=True))
         stop = tuple(min(a + s, n) for a, s, n in zip(start, self.shard, self.shape, strict=True))
@@ -80,13 +80,13 @@ class ConfigurationPlan(Model):
     """One training set."""
 
     target_spacing: Triple
-    """The axis of largest spacing keeps each case's own spacing in "2d"."""
+    """Millimetres; in "2d" the axis of largest spacing keeps each case's own spacing."""
 
     normalization: tuple[str, ...]
     """Scheme of each channel."""
 
     use_mask_for_norm: tuple[bool, ...]
-    """Whether a channel's statistics and normalisation are confined to the filled non-zero mask."""
+    """Whether each channel's statistics and normalisation are limited to the filled non-zero mask."""
 
     cases: dict[str, CasePlan]
 
@@ -101,7 +101,7 @@ class Plan(Document):
     """See `REVISION`."""
 
     version: str
-    """Of the release that made the plan: for people, since most releases change no voxel."""
+    """Release that made the plan, for the user only: most releases change no voxel."""
 
     settings: Config
     channel_names: tuple[str, ...]
@@ -115,10 +115,10 @@ class Plan(Document):
     """Configurations that were asked for but that the dataset does not need, with the reason."""
 
     peak_bytes: dict[str, int]
-    """Resident memory of one worker process at most, per stage, base included."""
+    """Largest resident memory of a worker process in bytes, by stage, base included."""
 
     def check_revision(self, what: str = "the plan") -> None:
-        """Refuse a plan whose decisions this release would carry out otherwise; `what` is what it is called.
+        """Refuse a plan that this release would carry out differently; `what` names it in the message.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class Plan(Document):
             )
 
     def token(self, configuration: Configuration, case: str) -> str:
-        """Hash of everything that the voxels of one case depend on."""
+        """Return a hash of everything that the voxels of one case depend on, as 16 hexadecimal digits."""
         of = self.configurations[configuration]
         depends = {
             "revision": self.revision,
@@ -151,7 +151,7 @@ class Plan(Document):
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
     def decisions(self) -> dict[str, Any]:
-        """All that the voxels depend on, as JSON values."""
+        """Return everything that the voxels depend on, as JSON values."""
         left_out: dict[str, Any] = {"version": True, "peak_bytes": True, "settings": CHANGES_NO_VOXEL}
         values = self.model_dump(mode="json", exclude=left_out)
         for of in values["configurations"].values():
@@ -160,7 +160,7 @@ class Plan(Document):
         return values
 
     def work(self, configuration: Configuration, case: str) -> Work:
-        """What the shards of one case are made of."""
+        """Return the shapes and resampling rules of the shards of one case."""
         row, settings = self.configurations[configuration].cases[case], self.settings
         shapes = Box.from_bounds(row.crop_box).shape, row.shape
         order = 1 if settings.labels == "linear" else 0

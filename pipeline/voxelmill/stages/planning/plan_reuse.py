@@ -1,7 +1,7 @@
-"""A plan that was made for other cases, on the cases of OUT: its decisions stay, its rows are made anew.
+"""A plan made for other cases, applied to the cases of OUT: its decisions stay, its rows are computed again.
 
-In: the file that --plan names, SOURCE, and the records of OUT's raw store. Out: a plan, and the cases that it
-is not for. Reads no voxel and needs no fingerprint.
+In: the file that --plan names, SOURCE, and the records of OUT's raw store. Out: a plan, and the cases that do
+not fit it. Reads no voxel and needs no fingerprint.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from voxelmill.stages.raw_store.raw_case import RawCase, list_cases
 from voxelmill.stages.raw_store.raw_records import CaseRecord, LabelRecord
 
 THIS_RUN = frozenset({"memory_limit", "ingest", "repair", "cluster", "no_worker_timeout", "check_disk"})
-"""Settings that a run may choose for itself under a plan that is there."""
+"""Settings that a run may change under an existing plan."""
 
 
 def load_frozen(path: Path) -> Plan:
-    """The plan that --plan names.
+    """Read the plan that --plan names.
 
     Raises
     ------
     ConfigError
         If the file cannot be read.
     StoreError
-        If it is no plan, or one of another version.
+        If it is not a plan, or one of another version.
     """
     try:
         content = path.read_bytes()
@@ -45,12 +45,12 @@ def load_frozen(path: Path) -> Plan:
 
 
 def adopt(plan: Plan, config: Config) -> Plan:
-    """A plan with what a run says of its cluster and memory; refused where other settings were said.
+    """Return the plan with this run's settings of `THIS_RUN`; refuse other settings that differ from it.
 
     Raises
     ------
     ConfigError
-        Naming the setting.
+        If a setting differs; the message names it.
     StoreError
         If the plan is of another version.
     """
@@ -68,7 +68,7 @@ def adopt(plan: Plan, config: Config) -> Plan:
 
 
 def _changes(name: str, now: object, planned: object) -> list[str]:
-    """A clause for each setting below `name` that is not what a plan was made with."""
+    """Return a clause for each setting below `name` that differs from the plan's."""
     if isinstance(now, dict) and isinstance(planned, dict):
         names = sorted(now.keys() | planned.keys())
         below = (_changes(f"{name}.{key}".lstrip("."), now.get(key), planned.get(key)) for key in names)
@@ -77,12 +77,12 @@ def _changes(name: str, now: object, planned: object) -> list[str]:
 
 
 def check_words(plan: Plan, sources: Sources) -> None:
-    """Refuse a SOURCE that says other things of its channels or labels than the plan was made with.
+    """Refuse a SOURCE that states other channel names or another ignore label than the plan.
 
     Raises
     ------
     ConfigError
-        Naming both.
+        The message names both.
     """
     names = sources.channel_names
     if names is not None and names != plan.channel_names:
@@ -98,12 +98,12 @@ def check_words(plan: Plan, sources: Sources) -> None:
 
 
 def fit_plan(out: Path, plan: Plan, threads: int = 1) -> tuple[Plan, dict[str, str]]:
-    """The plan on the cases of OUT, and why it is not for some of them.
+    """Return the plan with rows for the cases of OUT that fit it, and why the others do not.
 
     Raises
     ------
     PlanError
-        If it is for none.
+        If no case fits.
     MemoryLimitError
         If a piece of the training set does not fit into a worker's memory.
     """
@@ -117,7 +117,7 @@ def fit_plan(out: Path, plan: Plan, threads: int = 1) -> tuple[Plan, dict[str, s
 
 
 def _misfit(plan: Plan, record: CaseRecord) -> str | None:
-    """What is wrong with a case, in the eyes of the plan."""
+    """Return why a case does not fit the plan, or None if it does."""
     names = plan.channel_names
     if record.channels != len(names):
         return (

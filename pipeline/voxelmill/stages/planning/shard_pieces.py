@@ -1,8 +1,8 @@
-"""How a shard is made piece by piece: pieces of whole chunks, and the part of the source that each needs.
+"""The pieces that a shard is computed in: whole chunks, and the part of the source that each piece needs.
 
 In: shapes and rules of one case in one configuration, and the memory of a worker. Out: the shape of the
-pieces, and the bytes that a task takes. Pieces change no voxel: any box has the bits of the whole. They come
-in C order, so that the chunks of a shard do too, and its bytes on disk do not depend on memory either.
+pieces, and the bytes that a task takes. Pieces change no voxel: every box has the same bits as the whole.
+Pieces and the chunks of a shard are in C order, so the bytes on disk do not depend on memory either.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from voxelmill.runtime.memory_budget import Memory, shard_bytes, too_little
 
 @dataclass(frozen=True)
 class Work:
-    """What the shards of one case in one configuration are made of.
+    """Shapes and rules for the shards of one case in one configuration.
 
     Attributes
     ----------
     image, label : Rule
-        From the crop box to the output.
+        How the crop box is resampled to the output.
     shard, chunk : (z, y, x)
+        In voxels of the output.
     label_bytes : int
-        Bytes of a voxel of the label; 0 without one.
+        Bytes per voxel of the label; 0 without one.
     has_mask : bool
         Whether the filled non-zero mask is needed.
     read_bytes : int
-        Memory beside a box of the source while it is read.
+        Bytes held beside a box of the source while it is read.
     """
 
     image: Rule
@@ -45,14 +46,14 @@ class Work:
     read_bytes: int
 
     def pieces(self, box: Box, piece: Shape) -> Iterator[Box]:
-        """Cut the box of a shard."""
+        """Cut the box of a shard into pieces, in C order."""
         for part in Box.whole(box.shape).cells(piece):
             yield part.shift(box.start)
 
 
 @lru_cache(maxsize=4096)
 def fit_piece(work: Work, memory: Memory) -> tuple[Shape, int]:
-    """The largest piece of a shard that fits, and the bytes of its task.
+    """Return the largest piece (z, y, x) of a shard that fits, and the bytes of its task.
 
     Raises
     ------
@@ -71,7 +72,7 @@ def fit_piece(work: Work, memory: Memory) -> tuple[Shape, int]:
 
 
 def _shapes(shard: Shape, chunk: Shape) -> Iterator[Shape]:
-    """Ever smaller pieces whose chunks, piece after piece, are those of the shard in C order."""
+    """Yield ever smaller pieces; their chunks, piece after piece, are the shard's chunks in C order."""
     counts = [s // c for s, c in zip(shard, chunk, strict=True)]
     for axis in range(3):
         for n in range(counts[axis], 0 if axis == 2 else 1, -1):
@@ -81,7 +82,7 @@ def _shapes(shard: Shape, chunk: Shape) -> Iterator[Shape]:
 
 
 def _piece_bytes(work: Work, piece: Shape) -> int:
-    """Bytes of the task for the largest piece of this shape; axes are looked at one by one."""
+    """Return the bytes of a task for the largest piece of this shape, with each axis at its largest."""
     write, read = np.zeros(3, int), np.zeros(3, int)
     for box in _diagonal(work, piece):
         write = np.maximum(write, box.shape)
@@ -102,7 +103,7 @@ def _piece_bytes(work: Work, piece: Shape) -> int:
 
 
 def _diagonal(work: Work, piece: Shape) -> Iterator[Box]:
-    """Boxes in which every cut of every axis comes: what is read along an axis depends on that axis alone."""
+    """Yield boxes that contain every cut of every axis: the read range of an axis depends on it alone."""
     cuts = [_cuts(*axis) for axis in zip(work.image.shape_out, work.shard, piece, strict=True)]
     for i in range(max(len(c) for c in cuts)):
         spans = [c[min(i, len(c) - 1)] for c in cuts]
@@ -110,7 +111,7 @@ def _diagonal(work: Work, piece: Shape) -> Iterator[Box]:
 
 
 def _cuts(n: int, shard: int, piece: int) -> list[tuple[int, int]]:
-    """Where the pieces of all shards lie along one axis."""
+    """Return the ranges of the pieces of all shards along one axis."""
     return [
         (at, min(at + piece, start + shard, n))
         for start in range(0, n, shard)

@@ -1,4 +1,4 @@
-"""nnU-Net's rules on spacing: which one to resample to, how many voxels that gives, which axis is separate.
+"""nnU-Net's rules for spacing: the target spacing, the new shape, the axis to resample separately.
 
 In: spacings in millimetres and shapes in voxels, z, y, x. Out: numbers. Pure arithmetic.
 Source: nnU-Net v2 (Isensee et al., Nature Methods 18, 2021), its experiment planner and resampling.
@@ -17,17 +17,17 @@ ANISOTROPY = 3.0
 
 
 def new_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Shape:
-    """Shape of a grid after resampling to a target spacing.
+    """Return the shape of a grid (z, y, x) after resampling to a target spacing.
 
-    ``int(round(spacing / target * n))`` on each axis, in this order of operations, with Python's
+    It is ``int(round(spacing / target * n))`` on each axis, in this order of operations, with Python's
     rounding (half to even). An axis never falls below one voxel.
 
     Parameters
     ----------
     shape : (z, y, x)
-        Voxels before.
+        Voxels before resampling.
     spacing, target : (z, y, x)
-        Millimetres between voxels, before and wanted.
+        Millimetres between voxels, before and after.
 
     Raises
     ------
@@ -43,17 +43,17 @@ def new_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[f
 
 
 def target_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequence[int]]) -> Triple:
-    """Spacing that a dataset is resampled to.
+    """Return the target spacing of a dataset in millimetres (z, y, x).
 
-    The median of each axis. If the axis with the largest median is anisotropic, in spacing and in voxel
+    It is the median of each axis. If the axis with the largest median is anisotropic, in spacing and in voxel
     count, it takes the 10th percentile of its spacings instead, but stays above the other axes.
 
     Parameters
     ----------
     spacings : sequence of (z, y, x)
-        Millimetres, one entry a case.
+        Millimetres, one entry per case.
     shapes : sequence of (z, y, x)
-        Voxels after cropping, one entry a case.
+        Voxels after cropping, one entry per case.
 
     Raises
     ------
@@ -74,10 +74,10 @@ def target_spacing(spacings: Sequence[Sequence[float]], shapes: Sequence[Sequenc
 
 
 def separate_axis(current: Sequence[float], target: Sequence[float]) -> int | None:
-    """The axis to resample on its own (nearest across planes, spline in plane), or None.
+    """Return the axis to resample on its own (by default nearest across planes, spline in plane), or None.
 
-    The axis of the largest current spacing if that is more than 3 times the smallest; else the same rule
-    on the target spacing. None where two or three axes share the largest spacing.
+    It is the axis of largest current spacing, if that is more than 3 times the smallest; else the same rule
+    applies to the target spacing. None if two or three axes share the largest spacing.
     """
     for spacing in (current, target):
         if max(spacing) / min(spacing) > ANISOTROPY:

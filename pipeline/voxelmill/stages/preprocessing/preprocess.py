@@ -1,9 +1,9 @@
-"""Raw store + Plan -> training store: crop, normalise and resample, one shard a task.
+"""Raw store + Plan -> training store: crop, normalise and resample, one task per shard.
 
 In: OUT with a raw store and a plan. Out: OUT/training.zarr/<configuration>/<case>/{image,label}. A task
-reads the box of the source that its shard needs, computes it and writes it whole, in pieces where memory is
-short; no two tasks touch one object. What is whole under the same settings token is kept, so a rerun computes
-what is missing.
+reads the box of the source that its shard needs, computes the shard, in pieces if memory is short, and writes
+it whole. No two tasks write the same object. Whole shards with the same settings token are kept, so a rerun
+computes only what is missing.
 """
 
 from __future__ import annotations
@@ -48,29 +48,29 @@ Array = npt.NDArray[Any]
 
 
 GROUP_VOXELS = 2**22
-"""Small cases share a task of so many voxels, about a tenth of a second's work,"""
+"""Small cases share a task up to this many voxels, about 0.1 s of work."""
 
 CASE_VOXELS = 2**17
-"""where a case takes the time of so many at least."""
+"""Voxels that are added for each case, since any case takes some time."""
 
 
 def preprocess(out: Path, plan: Plan, engine: Engine, share: Share | None = None) -> list[Outcome]:
-    """Make every shard of the plan that is not whole yet, within the memory that the plan's settings give.
+    """Make every shard of the plan that is not whole yet, within the memory limit of the plan's settings.
 
-    A case that fails leaves nothing behind, but where a worker was lost, or memory is too little, whole
-    shards are kept for a rerun.
+    A case that fails leaves nothing behind. If only a worker was lost, or memory ran short, its whole shards
+    are kept for a rerun.
 
     Parameters
     ----------
-    out, plan, engine
-        Where, what, and on which client.
+    out, plan, engine : Path, Plan, Engine
+        OUT with a raw store, the plan to carry out, and the engine that runs the tasks.
     share : Share, optional
-        Make only this share of the shards, while others may be at work on OUT.
+        Make only this share of the shards; other processes may work on OUT at the same time.
 
     Returns
     -------
     list of Outcome
-        One a case and configuration; `value` is its number of voxels.
+        One per case and configuration; `value` is its number of voxels, channels counted.
 
     Raises
     ------
@@ -92,12 +92,12 @@ def preprocess(out: Path, plan: Plan, engine: Engine, share: Share | None = None
 
 
 def check_memory(plan: Plan, memory: Memory) -> None:
-    """Refuse a plan of which a piece of a shard does not fit.
+    """Refuse a plan if a piece of a shard does not fit into memory.
 
     Raises
     ------
     MemoryLimitError
-        With the memory that would do.
+        The message states the memory that is enough.
     """
     for configuration, of in plan.configurations.items():
         for case in of.cases:
@@ -105,14 +105,14 @@ def check_memory(plan: Plan, memory: Memory) -> None:
 
 
 def _remove_stale(cases: Iterable[TrainingCase]) -> None:
-    """Remove what lies under another token, which in a share is another's to do."""
+    """Remove cases made under another token; never in a share, since other shares may be writing them."""
     for case in cases:
         if case.is_stale:
             zarr_stores.remove_group(case.root, case.path)
 
 
 def _make(cases: Sequence[TrainingCase], dealt: Sequence[range], engine: Engine, stage: str) -> list[Outcome]:
-    """Make the shards that were dealt out and are not whole; a case that fails goes, if it is all ours."""
+    """Make the dealt shards that are not whole; remove a case that fails, if all its shards are ours."""
     waiting = _waiting(cases, dealt)
     left, total = sum(len(numbers) for _, numbers in waiting), sum(len(numbers) for numbers in dealt)
     _sweep([case for case, _ in waiting])
@@ -126,7 +126,7 @@ def _make(cases: Sequence[TrainingCase], dealt: Sequence[range], engine: Engine,
 
 
 def _waiting(cases: Sequence[TrainingCase], dealt: Sequence[range]) -> list[tuple[TrainingCase, list[int]]]:
-    """Cases with the shards of theirs that are to be made; without any, where the mask alone is lacking."""
+    """Return the cases with their shards to make; a case that lacks only its mask has no shards to make."""
     mine = [(case, numbers) for case, numbers in zip(cases, dealt, strict=True) if numbers]
     missing = missing_of(case for case, _ in mine)
     lacking = lacking_mask(case for case, _ in mine)
@@ -138,10 +138,10 @@ def _waiting(cases: Sequence[TrainingCase], dealt: Sequence[range]) -> list[tupl
 
 
 def _sweep(cases: Iterable[TrainingCase], but: str = "") -> None:
-    """Remove what killed runs left in cases that are worked on, and what killed workers of the run `but` did.
+    """Remove what killed runs left in these cases, and what killed workers of the run `but` left.
 
-    Before and after, while no task of this run is at work: a task that is run again, because its worker died,
-    must not take what another is writing for a leftover.
+    Called before and after the tasks of this run: a task that runs again, because its worker died, must not
+    take the unfinished file of another task for a leftover.
     """
     for case in cases:
         live = partial(_live_but, case.out, but)
@@ -154,7 +154,7 @@ def _live_but(out: Path, run: str) -> frozenset[str]:
 
 
 def _tasks(waiting: Sequence[tuple[TrainingCase, Sequence[int]]], uses_gpu: bool) -> Iterator[Task]:
-    """The tasks of all cases; cases are finished, and can be trained on, one after another."""
+    """Yield the tasks of all cases; cases are finished one after another, and can be used for training."""
     return in_groups(
         (
             made
@@ -168,9 +168,10 @@ def _tasks(waiting: Sequence[tuple[TrainingCase, Sequence[int]]], uses_gpu: bool
 def _case_tasks(
     case: TrainingCase, numbers: Sequence[int], rank: int, uses_gpu: bool
 ) -> Iterator[tuple[Task, int]]:
-    """One task a shard, after the one that prepares the case; one for all of a small case. With their cost.
+    """Yield the tasks of a case with their cost in voxels: one per shard, or one in all for a small case.
 
-    For a GPU the image is a task of its own, so that labels are made by workers without one.
+    The tasks of shards come after the task that prepares the case. With GPUs the image is a separate task, so
+    that workers without a GPU make the labels.
     """
     name = f"{case.configuration}-{case.case}"
     cost = CASE_VOXELS + case.voxels + case.crop_box.size
@@ -203,14 +204,14 @@ def _case_tasks(
 
 
 def prepare_case(case: TrainingCase) -> None:
-    """Make the case's group, arrays and mask."""
+    """Create the case's mask, group and arrays."""
     if case.needs_mask:
         case.raw.make_mask(case.memory)
     case.create(attributes_of(case))
 
 
 def attributes_of(case: TrainingCase) -> dict[str, Any]:
-    """What a case's group says of itself."""
+    """Return the attributes of a case's group: grid, source, normalisation, repairs and settings token."""
     record = case.raw.record
     source = record.geometry
     geometry: Geometry = source.crop(case.crop_box).resample(case.plan.shape)
@@ -231,9 +232,9 @@ def attributes_of(case: TrainingCase) -> dict[str, Any]:
 
 
 def write_shard(case: TrainingCase, number: int, only: Literal["image", "label"] | None = None) -> int | None:
-    """Compute and write one shard of the image and of the label, or of one of them.
+    """Compute and write one shard of the image and of the label, or of `only` one of them.
 
-    Returns the number of its voxels, which are the image's.
+    Returns the number of the image's voxels, channels counted; None for the label alone.
     """
     box = case.plan.write_box(number)
     piece, needed = fit_piece(case.work, case.memory)
@@ -257,10 +258,11 @@ def write_shard(case: TrainingCase, number: int, only: Literal["image", "label"]
 
 @contextmanager
 def _writer(case: TrainingCase, name: str) -> Iterator[ArrayWriter]:
-    """Where the shards of an array are written to.
+    """Yield the writer for the shards of an array.
 
-    A worker whose driver was killed goes on for a while, beside the next run. What that one made anew, under
-    other settings perhaps, is refused here; what it makes anew later, by the writer.
+    A worker may go on for a while after its run was killed, beside the next run. If that run has already
+    created the case again, perhaps with other settings, writing is refused here; if it does so later, the
+    writer refuses.
     """
     with zarr_stores.open_array(case.root, f"{case.path}/{name}").writer() as pieces:
         case.check()
@@ -268,7 +270,7 @@ def _writer(case: TrainingCase, name: str) -> Iterator[ArrayWriter]:
 
 
 def image_block(case: TrainingCase, channel: int, write: Box) -> Array:
-    """One channel of a write box: read, then on the task's device normalise, resample, clip."""
+    """Return one channel of a write box (z, y, x): read; then normalise, resample and clip on the device."""
     rule = case.work.image
     read = rule.read_box(write)
     scheme = normalization(case, channel)
@@ -293,7 +295,7 @@ def image_block(case: TrainingCase, channel: int, write: Box) -> Array:
 
 
 def label_block(case: TrainingCase, write: Box) -> Array:
-    """The label of a write box: read, mark what lies outside the mask, resample."""
+    """Return the label of a write box (z, y, x): read, mark background outside the mask, resample."""
     rule, settings = case.work.label, case.settings
     read = rule.read_box(write)
     label = case.raw.label(read.shift(case.crop_box.start), case.label_dtype)
@@ -313,7 +315,7 @@ def label_block(case: TrainingCase, write: Box) -> Array:
 
 
 def normalization(case: TrainingCase, channel: int) -> Normalization:
-    """The scheme of a channel with its parameters for this case."""
+    """Return the normalisation of a channel, with its parameters for this case."""
     scheme, facts = case.normalization[channel], case.raw.facts[channel]
     if scheme == "CTNormalization":
         of = case.intensity[str(channel)]
@@ -332,10 +334,10 @@ def normalization(case: TrainingCase, channel: int) -> Normalization:
 
 
 def clip_range(case: TrainingCase, channel: int, scheme: Normalization) -> tuple[Array, Array]:
-    """Range of the normalised crop of one channel; of each slice where an axis is separate.
+    """Return the lowest and highest normalised value of a channel's crop; of each slice of a separate axis.
 
-    Normalisation is monotone, so this is the normalised range of the raw values. Zero belongs to it where
-    a voxel is zero, as it is outside the mask, where nothing is normalised.
+    Normalisation is monotone, so this is the normalised range of the raw values. Voxels outside the mask are
+    not normalised and are zero, so if there are any, the range includes zero.
     """
     facts, crop, axis = case.raw.facts[channel], case.crop_box, case.plan.separate_axis
     if not case.use_mask_for_norm[channel]:

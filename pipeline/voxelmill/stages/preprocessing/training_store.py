@@ -1,7 +1,7 @@
 """A case of the training store: what it is made from, and which of its shards are whole.
 
-In: OUT, a plan, a configuration and a case's name. Out: all that a worker needs to know to make the case's
-shards, and from the store alone which are missing. Computes no voxel.
+In: OUT, a plan, a configuration and a case's name. Out: everything that a worker needs to make the case's
+shards, and the numbers of missing shards, from the store alone. Computes no voxel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from voxelmill.stages.raw_store.raw_case import RawCase
 from voxelmill.storage import zarr_stores
 
 LOOKED_AT_TOGETHER = 16
-"""Cases whose shards are looked at at a time: on a network's disk each look is a wait."""
+"""Cases that are checked at the same time: on a network file system each check is a wait."""
 
 
 Layout = tuple[tuple[int, ...], str, tuple[int, ...], tuple[int, ...]]
@@ -37,7 +37,25 @@ Layout = tuple[tuple[int, ...], str, tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """One case in one configuration."""
+    """One case in one configuration, with all that a worker needs to make it.
+
+    Attributes
+    ----------
+    token : str
+        Settings token: a hash of everything that the case's voxels depend on.
+    plan : CasePlan
+        The case's row of the plan.
+    work : Work
+        Shapes and rules of its shards.
+    normalization, use_mask_for_norm : tuple
+        Scheme of each channel, and whether it is limited to the filled non-zero mask.
+    intensity : dict
+        Foreground statistics of each channel, for CT normalisation.
+    label_dtype : str or None
+        Type of labels in the training store.
+    memory : Memory
+        The memory of a worker.
+    """
 
     out: Path
     case: str
@@ -55,17 +73,17 @@ class TrainingCase:
 
     @property
     def root(self) -> Path:
-        """The training store."""
+        """Path of the training store."""
         return self.out / zarr_stores.TRAINING
 
     @property
     def path(self) -> str:
-        """The case's group."""
+        """Path of the case's group in the training store."""
         return f"{self.configuration}/{self.case}"
 
     @cached_property
     def raw(self) -> RawCase:
-        """The case's source."""
+        """The case in the raw store."""
         return RawCase(self.out, self.case)
 
     @property
@@ -85,24 +103,24 @@ class TrainingCase:
 
     @property
     def voxels(self) -> int:
-        """Voxels of the image, channels counted."""
+        """Number of voxels of the image, channels counted."""
         return self.plan.channels * int(np.prod(self.plan.shape))
 
     @property
     def is_stale(self) -> bool:
-        """Whether something lies under the case's name that was not made under its token."""
+        """Whether the store has something under the case's name that was not made under its token."""
         attributes = zarr_stores.read_attributes(self.root, self.path)
         if attributes is None:
             return (self.root / self.path).exists()
         return bool(attributes.get("settings") != self.token)
 
     def check(self) -> None:
-        """Refuse to write where something else lies under the case's name.
+        """Refuse to write if the store has something else under the case's name.
 
         Raises
         ------
         StoreError
-            If it does.
+            If `is_stale`.
         """
         if self.is_stale:
             raise StoreError(
@@ -111,12 +129,12 @@ class TrainingCase:
             )
 
     def create(self, attributes: dict[str, Any]) -> None:
-        """Create the case's group and arrays, unless they are there.
+        """Create the case's group and arrays, unless they exist.
 
         Raises
         ------
         StoreError
-            If something else is there.
+            If the store has something else under the case's name.
         """
         self.check()
         zarr_stores.write_group(self.root, self.path, attributes)
@@ -124,7 +142,7 @@ class TrainingCase:
             zarr_stores.create_array(self.root, f"{self.path}/{name}", *layout, self.settings.store)
 
     def layouts(self) -> dict[str, Layout]:
-        """Shape, type, chunk and shard of each array."""
+        """Return shape, type, chunk and shard of each array."""
         plan = self.plan
         image = ((plan.channels, *plan.shape), "float32", (1, *plan.chunk), (plan.channels, *plan.shard))
         if self.label_dtype is None or not self.has_label:
@@ -132,7 +150,7 @@ class TrainingCase:
         return {"image": image, "label": (plan.shape, self.label_dtype, plan.chunk, plan.shard)}
 
     def missing(self) -> Sequence[int]:
-        """Numbers, in C order, of the shards that are not whole in the image or the label."""
+        """Return the sorted numbers of the shards that are not whole in the image or the label."""
         try:
             if self.is_stale:
                 return range(self.plan.shards)
@@ -147,7 +165,7 @@ class TrainingCase:
 def training_cases(
     out: Path, plan: Plan, configuration: Configuration, memory: Memory
 ) -> Iterator[TrainingCase]:
-    """Every case of a configuration, in the order of the plan."""
+    """Yield every case of a configuration, in the order of the plan."""
     of = plan.configurations[configuration]
     for case, case_plan in of.cases.items():
         yield TrainingCase(
@@ -168,21 +186,22 @@ def training_cases(
 
 
 def missing_of(cases: Iterable[TrainingCase]) -> list[Sequence[int]]:
-    """Shards of each case that are not whole."""
+    """Return the shards of each case that are not whole."""
     with ThreadPoolExecutor(LOOKED_AT_TOGETHER) as threads:
         return list(threads.map(TrainingCase.missing, cases))
 
 
 def lacking_mask(cases: Iterable[TrainingCase]) -> list[bool]:
-    """Whether each case depends on a mask that is not whole, or not there."""
+    """Return for each case whether it depends on a mask that is incomplete or missing."""
     with ThreadPoolExecutor(LOOKED_AT_TOGETHER) as threads:
         return list(threads.map(lambda case: case.needs_mask and not case.raw.has_mask, cases))
 
 
 def deal(cases: Sequence[TrainingCase], share: Share | None) -> list[range]:
-    """Shards of each case that are a share's: one run through all cases, as many voxels in each share.
+    """Return the shards of each case that belong to a share, all of them without one.
 
-    Depends on the plan alone, so that a share that is run again gets the same shards.
+    The shards of all cases in order are cut into consecutive parts with about the same number of voxels. This
+    depends on the plan alone, so a share that runs again gets the same shards.
     """
     if share is None:
         return [range(c.plan.shards) for c in cases]
