@@ -1,1 +1,1 @@
-"""How fast voxelmill is, against the tools people use today: ``python -m benchmarks SUITE [--quick]``."""
+"""Benchmarks of voxelmill against other tools: ``python -m benchmarks SUITE [--quick]``."""

@@ -1,7 +1,7 @@
 """Run one suite: print a table and append JSON lines to ``benchmarks/results/SUITE.jsonl``.
 
-A suite is a module with ``run(options)`` that yields rows: dictionaries of plain values. Every line also says
-on which machine, with which versions and from which commit.
+A suite is a module with ``run(options)`` that yields rows: dictionaries of plain values. Machine, versions
+and commit are added to every line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PACKAGES = ("voxelmill", "numpy", "scipy", "numba", "scikit-image", "batchgenera
 
 
 def circumstances() -> dict[str, Any]:
-    """Machine, versions, commit and time of a run."""
+    """Return machine, versions, commit and date of a run."""
     git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
     described = subprocess.run(git, capture_output=True, text=True, check=False)
     return {

@@ -1,7 +1,7 @@
-"""Resampling, labels and hole filling on one core, beside the functions that nnU-Net calls.
+"""Resampling, labels and hole filling on one core, compared with the functions that nnU-Net calls.
 
-Each row is the median over repeats of ``their CPU seconds / our CPU seconds``, both measured in turn in this
-run.
+Each row holds the median over repeats of ``their CPU seconds / our CPU seconds``; the two are measured
+alternately within one run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SLICES = ((24, 512, 512), (24, 640, 640))
 
 
 def run(options: argparse.Namespace) -> Iterator[Row]:
-    """All rows, one thread."""
+    """Yield all rows, measured on one thread."""
     scale, repeats = (2, 1) if options.quick else (1, 3)
     rows = [*_images(scale), *_labels(scale), *_holes(scale)]
     if options.atlas:
@@ -43,7 +43,21 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def compare(name: str, voxels: int, ours: Call, theirs: Call, repeats: int) -> Row:
-    """Time both in turn; ours three times for each of theirs."""
+    """Time both alternately; ours three times for each of theirs, because it is much shorter.
+
+    Parameters
+    ----------
+    name : str
+    voxels : int
+        Voxels of the output, for the throughput.
+    ours, theirs : callable
+    repeats : int
+
+    Returns
+    -------
+    dict
+        `ratio` is theirs / ours; times are in milliseconds of CPU time.
+    """
     ours()  # compiles
     pairs = [(median(seconds(ours) for _ in range(3)), seconds(theirs)) for _ in range(repeats)]
     return {
@@ -57,7 +71,7 @@ def compare(name: str, voxels: int, ours: Call, theirs: Call, repeats: int) -> R
 
 
 def seconds(call: Call) -> float:
-    """CPU time of one call: all run on one thread, and what else the machine does is not counted."""
+    """Return the CPU seconds of one call on one thread; other load on the machine is not counted."""
     start = time.process_time()
     call()
     return time.process_time() - start
@@ -98,7 +112,10 @@ def _images(scale: int) -> Rows:
 
 
 def in_boxes(scale: int) -> tuple[int, Call, Call]:
-    """All boxes of 64 voxels a side against one call for the whole (a ratio below 1 is the price)."""
+    """Compare resampling in boxes of 64 voxels a side with one call for the whole volume.
+
+    A ratio below 1 is the overhead of the boxes.
+    """
     source, target = (tuple(n // scale for n in shape) for shape in GROW)
     image, whole = noise(source), Box.whole(target)
     starts = np.ndindex(*[-(-n // 64) for n in target])
@@ -111,7 +128,7 @@ def in_boxes(scale: int) -> tuple[int, Call, Call]:
 
 
 def itk_bspline(image: Any, target: Any) -> Call:
-    """SimpleITK's cubic B-spline on one thread, the same grid."""
+    """Return a call of SimpleITK's cubic B-spline resampling to the same grid, on one thread."""
     import SimpleITK as sitk  # noqa: N813
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -141,7 +158,7 @@ def _labels(scale: int) -> Rows:
 
 
 def linear(labels: Any, target: Any) -> tuple[int, Call, Call]:
-    """Our linear labels beside batchgenerators', which must agree."""
+    """Compare our linear labels with batchgenerators' and assert that they are equal."""
     from batchgenerators.augmentations.utils import resize_segmentation
 
     expected: list[Any] = []
@@ -177,7 +194,7 @@ def _holes(scale: int) -> Rows:
 
 
 def lower_bound(scale: int) -> Row:
-    """Order 3 beside reading the input and writing the output once, at the speed of a copy."""
+    """Compare order 3 with the time to read the input and write the output once, at the speed of a copy."""
     source, target = (tuple(n // scale for n in shape) for shape in GROW)
     image, big = noise(source), np.ones(64 << 20, np.float32)
     there = np.empty_like(big)
@@ -194,12 +211,12 @@ def lower_bound(scale: int) -> Row:
 
 
 def noise(shape: Any) -> Any:
-    """float32 noise from a seed."""
+    """Return float32 noise in [0, 1) from a fixed seed."""
     return np.random.default_rng(0).random(shape, np.float32)
 
 
 def organs(shape: Any) -> Any:
-    """Six ellipsoids."""
+    """Return a uint8 label of six ellipsoids."""
     grid = np.meshgrid(*[np.linspace(0, 1, n) for n in shape], indexing="ij", sparse=True)
     labels, rng = np.zeros(shape, np.uint8), np.random.default_rng(1)
     for organ in range(1, 7):
@@ -210,7 +227,7 @@ def organs(shape: Any) -> Any:
 
 
 def blobs(shape: Any) -> Any:
-    """Six labels, each where its own smoothed noise is the largest."""
+    """Return a uint8 label of six values; each voxel takes the one with the largest smoothed noise."""
     rng = np.random.default_rng(2)
     fields = [ndimage.gaussian_filter(rng.random(shape, np.float32), 3.2) for _ in range(6)]
     return np.argmax(fields, 0).astype(np.uint8)

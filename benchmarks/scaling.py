@@ -1,9 +1,9 @@
-"""What more workers bring: overhead of a task, a job on one and two workers, and what follows for a thousand.
+"""Scaling: overhead per task, one job on one and two workers, and a model for up to a thousand workers.
 
-Four parts, each a kind of row: tasks that do nothing, through `execute`, with Dask's scheduler and workers in
-processes of their own; the same job on one worker and on two, in turn; what its tasks cost by themselves and
-what the disk gives; and the predictions of `scaling_model`. Rows of a part that is left out (`--only`) are
-taken from the newest results. Nothing beyond two worker processes of real work is measured.
+There are four parts, each with its own kind of row: empty tasks through `execute`, with Dask's scheduler and
+workers in separate processes; the same job on one worker and on two, alternately; the cost of its tasks
+without a cluster, and the speed of the disk; and the predictions of `scaling_model`. For a part that is left
+out (`--only`) the newest earlier results are used. Real work is measured on at most two worker processes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from voxelmill.runtime import task_window
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "scaling.jsonl"
 STAGES = ("ingest", "fingerprint", "preprocess")
-LARGEST = 4.0  # assumed: the largest case beside the mean
+LARGEST = 4.0  # assumed: the largest case relative to the mean
 ASSUMED_GB_S = (1, 10, 100)  # stores of clusters: a server, a striped file system, a large one
-ASSUMED_FILE_S = 0.01  # what a file takes there, however small
+ASSUMED_FILE_S = 0.01  # assumed seconds per file there, independent of its size
 
 
 def run(options: argparse.Namespace) -> Iterator[Row]:
-    """All parts."""
+    """Yield the rows of all parts."""
     known = {row["name"]: row for row in earlier(options.quick)}
     with tempfile.TemporaryDirectory(prefix="scaling-", dir=options.folder) as folder:
         for row in measured(Path(folder), options):
@@ -46,13 +46,13 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def earlier(quick: bool) -> list[Row]:
-    """Rows of earlier runs of the same kind, the newest last."""
+    """Return the rows of earlier runs of the same kind, quick or full, the newest last."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     return [row for row in map(json.loads, lines) if row["quick"] == quick]
 
 
 def measured(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """Everything but the model."""
+    """Yield the rows of all parts except the model."""
     case = some_case(folder)
     for shape, tasks, cluster in submissions(options.quick):
         name = f"submission, {shape}, {tasks:,} tasks, {cluster}"
@@ -68,7 +68,7 @@ TWO, TWO_WIDE, HUNDRED = Workers(2), Workers(2, 16), Workers(100, in_one=True)
 
 
 def submissions(quick: bool) -> Iterator[tuple[str, int, Workers]]:
-    """The shape of a stage, tasks, and workers; the longest last."""
+    """Yield the graph's shape, the number of tasks and the workers of each measurement, the longest last."""
     if quick:
         yield from (("shards alone", 1000, TWO), ("after prepare", 1000, TWO))
         yield "after prepare", 1000, Workers(20, in_one=True)
@@ -83,7 +83,7 @@ def submissions(quick: bool) -> Iterator[tuple[str, int, Workers]]:
 
 
 def job(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """One worker and two, in turn; one process and two that know nothing of each other; the disk."""
+    """Measure one and two workers alternately, one and two independent processes, and the disk."""
     cases, side, shard_mib, rounds = (4, 32, 1, 1) if options.quick else (32, 128, 128, 3)
     source = write_dataset(folder / "Dataset002_Job", cases=cases, shape=(side, 2 * side, 2 * side))
     whole, warm, lone = [], [], []
@@ -101,7 +101,7 @@ def job(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
 
 
 def timed(folder: Path, source: Path, workers: int, shard_mib: int) -> float:
-    """Seconds of `voxelmill run` in a process of its own."""
+    """Return the wall time of `voxelmill run` in a process of its own, in seconds."""
     with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as out:
         words = ["run", source, out, "--workers", workers, "--set", f"store.shard_mib={shard_mib}"]
         begun = time.perf_counter()
@@ -112,9 +112,9 @@ def timed(folder: Path, source: Path, workers: int, shard_mib: int) -> float:
 
 
 def efficiencies(whole: Sequence[Sequence[float]], warm: Sequence[Sequence[Row]]) -> Row:
-    """Medians over rounds: seconds on one worker and two, and t1 / (2 * t2).
+    """Return the medians over rounds of the seconds on one and on two workers, and of t1 / (2 * t2).
 
-    Stages are those of workers that have loaded everything; the rest of the whole is start-up.
+    The stages are measured on workers that have loaded all code; the remaining wall time is start-up.
     """
     rounds = [[dict(row) for row in pair] for pair in warm]
     for walls, pair in zip(whole, rounds, strict=True):
@@ -137,7 +137,7 @@ def efficiencies(whole: Sequence[Sequence[float]], warm: Sequence[Sequence[Row]]
 
 
 def by_themselves(lone: Sequence[Sequence[Sequence[Row]]]) -> tuple[Row, int]:
-    """Medians of one process; how much longer stages take where two do the same; bytes of a shard's file."""
+    """Return medians for one process, the slowdown if two do the same, and the bytes of a shard's file."""
     first = [one for (one,), _ in lone]
     row = {name: median(r[name] for r in first) for name in first[0]}
     for stage in STAGES:
@@ -153,7 +153,7 @@ def by_themselves(lone: Sequence[Sequence[Sequence[Row]]]) -> tuple[Row, int]:
 
 
 def costs_of(known: dict[str, Row]) -> model.Costs:
-    """What the model is told, from rows."""
+    """Derive the inputs of the model from the rows."""
     alone = known["job, tasks by themselves"]
     tried = [row for row in known.values() if row.get("part") == "submission" and row["prepared_a_case"]]
     small, large = (max(tried, key=lambda row: (sign * row["threads"], row["tasks"])) for sign in (-1, 1))
@@ -174,13 +174,13 @@ def costs_of(known: dict[str, Row]) -> model.Costs:
 
 
 def stage_of(name: str, row: Row) -> model.Stage:
-    """A stage of the measured job."""
+    """Return a stage of the measured job, per task."""
     of = {key: row[f"{name}_{key}"] / row[f"{name}_tasks"] for key in ("cpu", "read", "written", "files")}
     return model.Stage(name, row[f"{name}_tasks"] / row["cases"], crowding=row[f"{name}_crowding_cpu"], **of)
 
 
 def predictions(known: dict[str, Row]) -> Iterator[Row]:
-    """The measured job beside its prediction, then what is not measured: many workers, cases and stores."""
+    """Compare the measured job with its prediction, then predict more workers and cases, and other stores."""
     costs, here = costs_of(known), known["store of this machine"]
     rates = (here["read_mb_s"] * 1e6, here["write_mb_s"] * 1e6, here["write_ms_a_file"] / 1e3)
     disk = model.Store("this machine", *rates)
@@ -204,7 +204,7 @@ def predictions(known: dict[str, Row]) -> Iterator[Row]:
 
 
 def beside_measured(known: dict[str, Row], costs: model.Costs, disk: model.Store) -> Iterator[Row]:
-    """Prediction and measurement for one worker and two of this machine; start-up is taken as measured."""
+    """Compare prediction and measurement for one and two workers here; the measured start-up is used."""
     measured_row = known["job, 1 and 2 workers"]
     for workers in (1, 2):
         whole, work = (measured_row[f"{name}_{workers}_s"] for name in ("whole", "work"))

@@ -1,6 +1,6 @@
-"""What tasks cost by themselves, in this process: CPU seconds and bytes of every stage; what the disk gives.
+"""The cost of tasks without a cluster: CPU seconds and bytes of every stage, and the speed of the disk.
 
-In: a source. Out: rows of numbers. What `execute` does is told apart from what the client does between tasks.
+In: a source. Out: rows of numbers. Time inside `execute` is separated from the client's work between tasks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass
 class Meter:
-    """Stands in for `execute`: what is spent within it, how many tasks come, and what their steps took."""
+    """Replaces `execute`: measures time and bytes inside it, and counts tasks, steps and their seconds."""
 
     keys: set[Any] = field(default_factory=set)
     steps: int = 0
@@ -54,7 +54,7 @@ class Meter:
     written: int = 0
 
     def __call__(self, tasks: Iterable[Task], client: Any, *rest: Any) -> Iterator[Any]:
-        """Outcomes, as they come."""
+        """Yield the outcomes of `execute` as they come."""
         outcomes = execute(self.count(tasks, client is None), client, *rest)
         while True:
             before = now()
@@ -68,7 +68,11 @@ class Meter:
             yield outcome
 
     def count(self, tasks: Iterable[Task], is_here: bool) -> Iterator[Task]:
-        """Every task; in this process, where nothing is remembered, what stands before shards by itself."""
+        """Yield every task and count it.
+
+        In this process nothing remembers the results of earlier tasks, so the tasks that shards depend on
+        would run again for each shard: they are yielded once, as tasks of their own.
+        """
         for of in tasks:
             before = [] if of.merge else [b for b in of.after if b.key not in self.keys]
             self.keys |= keys_of(of)
@@ -79,12 +83,12 @@ class Meter:
 
 
 def keys_of(of: Task) -> set[Any]:
-    """Those of a task and of all that stands before it."""
+    """Return the keys of a task and of all tasks that it depends on."""
     return {of.key}.union(*(keys_of(before) for before in of.after))
 
 
 def now() -> dict[str, float]:
-    """Seconds of CPU and of time; bytes that this process has read and written, from or to wherever."""
+    """Return CPU and wall seconds, and the bytes that this process has read and written, of any file."""
     lines = Path("/proc/self/io").read_text().splitlines()
     moved = dict(line.split(": ") for line in lines)
     return {
@@ -96,7 +100,7 @@ def now() -> dict[str, float]:
 
 
 def metered(source: Path, out: Path, settings: dict[str, Any], client: Any = None) -> Row:
-    """What every stage takes, and what is done between tasks; on a client, bytes and CPU are its own."""
+    """Measure every stage, and the work between tasks; with a client, bytes and CPU are the client's only."""
     begun, inside, row = time.process_time(), 0.0, Row()
     work = Job(out, make_config(settings))
     sources, on = work.discover(source), Engine(client, Reporter())
@@ -120,11 +124,11 @@ def metered(source: Path, out: Path, settings: dict[str, Any], client: Any = Non
     return row | {"between_cpu": time.process_time() - begun - inside}
 
 
-# In processes of their own: everything is loaded by a job of tiny cases, then the job is measured.
+# In separate processes: a job of tiny cases loads all code, then the real job is measured.
 
 
 def in_processes(folder: Path, source: Path, shard_mib: int, count: int, workers: int = 0) -> list[Row]:
-    """The rows of processes that do the same job at a time, without a cluster or each with one of its own."""
+    """Return one row per process; all do the same job at once, without a cluster or each with its own."""
     words = (str(folder), str(source), json.dumps({"store": {"shard_mib": shard_mib}}), workers)
     program = f"from benchmarks.scaling_alone import one; one(*{words!r})"
     before = others()
@@ -140,21 +144,21 @@ def in_processes(folder: Path, source: Path, shard_mib: int, count: int, workers
 
 
 def others() -> tuple[float, float]:
-    """The time, and CPU seconds so far of all processes but this one and those that it started."""
+    """Return the time, and the CPU seconds so far of all processes except this one and its children."""
     machine, own = psutil.cpu_times(), [resource.getrusage(who) for who in (0, resource.RUSAGE_CHILDREN)]
     mine = sum(usage.ru_utime + usage.ru_stime for usage in own)
     return time.perf_counter(), machine.user + machine.nice + machine.system - mine
 
 
 def calm(patience: float = 120.0) -> None:
-    """Wait until others leave nearly all of the machine, or no longer."""
+    """Wait until less than a fifth of one core is busy, or `patience` seconds are over."""
     until = time.perf_counter() + patience
     while psutil.cpu_percent(2.0) * (os.cpu_count() or 1) > 20.0 and time.perf_counter() < until:
         pass
 
 
 def one(folder: str, source: str, settings: str, workers: int) -> None:
-    """What such a process does; its row is all that it prints."""
+    """Do the job in a process of `in_processes`; print nothing but the row."""
     start = time.perf_counter()
     with (
         tempfile.TemporaryDirectory(prefix="out-", dir=folder) as out,
@@ -171,13 +175,13 @@ def one(folder: str, source: str, settings: str, workers: int) -> None:
 
 
 def client_alone(folder: Path, quick: bool) -> Row:
-    """What the client does for each case while no task runs, and keeps of it, from few and many tiny ones."""
+    """Measure the client's time and memory per case while no task runs, from few and from many tiny cases."""
     few, many = (8, 24) if quick else (100, 500)
     found = []
     for cases in (few, many):
         source = write_dataset(folder / f"Dataset003_Tiny{cases}", cases=cases, shape=(8, 16, 16))
         out = folder / f"tiny-{cases}"
-        found.append([metered(source, out, {})["between_cpu"] for _ in range(2)])  # again: all is there
+        found.append([metered(source, out, {})["between_cpu"] for _ in range(2)])  # the second finds all done
     tracemalloc.start()
     kept = Plan.load(out), list(training_cases(out, Plan.load(out), "fullres", Memory()))
     taken = tracemalloc.get_traced_memory()[0] / len(kept[1])
@@ -195,9 +199,9 @@ def client_alone(folder: Path, quick: bool) -> Row:
 
 
 def store_here(folder: Path, size: int, files: int) -> Row:
-    """Bytes a second of this disk, and seconds of a file: of a shard's size and of next to nothing.
+    """Measure this disk: bytes per second, and seconds per file, from files of 1 byte and of `size` bytes.
 
-    Files are written through to the disk, dropped from memory and read back.
+    Files are written through to the disk, dropped from the page cache and read back.
     """
     small, large = (moved(folder, n, files) for n in (1, size))
     return {
@@ -213,7 +217,7 @@ def store_here(folder: Path, size: int, files: int) -> Row:
 
 
 def moved(folder: Path, size: int, files: int) -> tuple[float, float]:
-    """Seconds to write and to read a file of so many bytes, the median."""
+    """Return the median seconds to write and to read a file of `size` bytes."""
     data, path = os.urandom(size), folder / "shard"
     written, read = [], []
     for _ in range(files):

@@ -1,23 +1,24 @@
-"""How long a job takes on W workers, and which resource is the first that cannot keep up.
+"""A model of the time that a job takes on W workers, and of the resource that limits it.
 
-In: what one task costs, measured by `scaling` or stated. Out: seconds, a name and an advice. Pure arithmetic;
-whatever it says of more workers than were measured is extrapolated.
+In: the cost of one task, measured by `scaling` or assumed. Out: seconds, the name of the resource, and
+advice. The module only computes; results for more workers than were measured are extrapolations.
 
-A job brings `cases` cases through stages, one stage after another; a stage has n = cases * tasks tasks. While
-it runs, every resource is busy for a time of its own, and the stage takes as long as the busiest of them::
+A job takes `cases` cases through the stages, one stage after another. A stage has n = cases * tasks tasks.
+Each resource is busy with it for a certain time, and the stage takes as long as the busiest resource::
 
     workers       n * (cpu * crowding + worker + read / R + written / S + files * file) / W
     longest case  largest * (cpu * crowding + read / R + written / S + files * file), if a case is one task;
-                  where it is cut into several, none is longer than others: once that
-    scheduler     n * (alone + batch / tasks of a batch)
+                  without `largest` if it is cut into several, because then all tasks are of equal size
+    scheduler     n * (alone + batch / tasks per batch)
     client        the same, with its own two numbers
     store         n * (read / R + written / S)
-    machine       n * (cpu * crowding + worker + scheduler + client) / cores     where all is on one machine
+    machine       n * (cpu * crowding + worker + scheduler + client) / cores     if all runs on one machine
 
-    seconds = start-up + cases * serial + the sum over stages of the largest
+    seconds = start-up + cases * serial + the sum over stages of the largest of these times
 
-R and S are the store's bytes a second for all workers together. A batch is what the client submits at a time:
-a quarter of its window of `window` tasks for each worker, `fewest` workers at least.
+R and S are the store's bytes per second, read and written, for all workers together. A batch is the number of
+tasks that the client submits at a time: a quarter of its window of `window` tasks per worker, for at least
+`fewest` workers.
 """
 
 from __future__ import annotations
@@ -43,18 +44,20 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage asks for.
+    """The cost of one stage.
 
     Attributes
     ----------
     tasks : float
-        Tasks for each case.
+        Tasks per case.
     cpu : float
-        Seconds of one core for a task.
-    read, written, files : float
-        Bytes of a task, and files that it writes.
+        Seconds of one core per task.
+    read, written : float
+        Bytes that a task reads and writes.
+    files : float
+        Files that a task writes.
     crowding : float
-        How much longer a task takes while all cores of its machine compute.
+        Factor by which a task slows down while all cores of its machine compute.
     """
 
     name: str
@@ -68,7 +71,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Store:
-    """A file system: bytes a second, all workers together; seconds that one waits for a file it writes."""
+    """A file system: bytes per second for all workers together, and seconds of latency per written file."""
 
     name: str
     read: float = math.inf
@@ -76,24 +79,24 @@ class Store:
     file: float = 0.0
 
     def seconds(self, stage: Stage) -> float:
-        """Time that it is busy with one task."""
+        """Return the seconds that the store is busy with one task of a stage."""
         return stage.read / self.read + stage.written / self.write
 
 
 @dataclass(frozen=True)
 class PerTask:
-    """Seconds of one core for a task, and for each batch that tasks come in."""
+    """Seconds of one core per task, plus seconds per batch of tasks."""
 
     alone: float = 0.0
     batch: float = 0.0
 
     def seconds(self, tasks_of_a_batch: float) -> float:
-        """For one task of a batch."""
+        """Return the seconds per task in batches of this size."""
         return self.alone + self.batch / tasks_of_a_batch
 
 
 def fit(small: tuple[float, float], large: tuple[float, float]) -> PerTask:
-    """The two numbers that give both measurements: tasks of a batch, seconds a task."""
+    """Solve for the two costs from two measurements, each given as (tasks per batch, seconds per task)."""
     (few, slow), (many, fast) = small, large
     batch = max(0.0, (slow - fast) / (1 / few - 1 / many))
     return PerTask(max(0.0, fast - batch / many), batch)
@@ -101,20 +104,24 @@ def fit(small: tuple[float, float], large: tuple[float, float]) -> PerTask:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a job costs, wherever it runs.
+    """The costs of a job that do not depend on the cluster or the store.
 
     Attributes
     ----------
+    stages : tuple of Stage
+        In the order in which they run.
     client, scheduler : PerTask
-        Their work.
+        Their work per task.
     worker : float
-        Seconds of a worker for a task, beside the task's own work.
+        A worker's overhead per task, in seconds.
     serial : float
-        Seconds of the client for each case, while no task runs.
+        The client's seconds per case while no task runs.
     startup : float
         Seconds before the first task and after the last.
-    window, fewest : int
-        Tasks that the client submits ahead for a worker, and for how many workers at least.
+    window : int
+        Tasks that the client submits ahead per worker.
+    fewest : int
+        Workers that the window is made for at least.
     """
 
     stages: tuple[Stage, ...]
@@ -127,20 +134,20 @@ class Costs:
     fewest: int = 2
 
     def batch(self, workers: int) -> float:
-        """Tasks that are submitted at a time."""
+        """Return the number of tasks that are submitted at a time."""
         return max(1.0, self.window * max(self.fewest, workers) / 4)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of a job, and of them those in which each resource was the busiest."""
+    """Seconds of a job, and how many of them each resource limits."""
 
     seconds: float
     shares: Mapping[str, float]
 
     @property
     def first(self) -> str:
-        """What most of the time is spent on."""
+        """The resource that limits the job for the longest time."""
         return max(self.shares, key=lambda name: self.shares[name])
 
 
@@ -153,7 +160,20 @@ def bounds(
     largest: float = 1.0,
     cores: float = math.inf,
 ) -> dict[str, float]:
-    """Seconds that each resource is busy with one stage; `largest` is the largest case beside the mean."""
+    """Return the seconds that each resource is busy with one stage; see the module's formulas.
+
+    Parameters
+    ----------
+    costs : Costs
+    stage : Stage
+    cases : float
+    workers : int
+    store : Store
+    largest : float
+        Size of the largest case, relative to the mean.
+    cores : float
+        Cores of the machine if everything runs on one; infinite otherwise.
+    """
     number, batch, moving = cases * stage.tasks, costs.batch(workers), store.seconds(stage)
     crowding = min(2.0, max(1.0, stage.crowding)) if workers > 1 else 1.0
     work, waiting = stage.cpu * crowding + costs.worker, moving + stage.files * store.file
@@ -176,7 +196,7 @@ def predict(
     largest: float = 1.0,
     cores: float = math.inf,
 ) -> Prediction:
-    """Seconds of a whole job."""
+    """Return the prediction for a whole job; parameters as in `bounds`."""
     shares = {"start-up": costs.startup, "client, case by case": cases * costs.serial}
     for stage in costs.stages:
         busy = bounds(costs, stage, cases, workers, store, largest, cores)
@@ -189,12 +209,12 @@ Grid = dict[int, list[Prediction]]
 
 
 def grid(costs: Costs, store: Store, largest: float) -> Grid:
-    """Predictions for every number of cases: one for each number of workers."""
+    """Return, for each number of cases, one prediction per number of workers."""
     return {cases: [predict(costs, cases, n, store, largest) for n in MANY] for cases in CASES}
 
 
 def table(found: Grid) -> Iterator[str]:
-    """Lines of text: a row for each number of cases; the letter says what the time is spent on."""
+    """Yield lines of text, one row per number of cases; the letter names the limiting resource."""
     letters = dict(zip(ADVICE, ("w", "l", "s", "c", "k", "d", "m", "u"), strict=True))
     yield f"{'cases':>9}" + "".join(f"{n:>10}" for n in MANY) + "  workers"
     for cases, row in found.items():
@@ -205,7 +225,7 @@ def table(found: Grid) -> Iterator[str]:
 
 
 def duration(seconds: float) -> str:
-    """Three figures or fewer, and a unit."""
+    """Format seconds with at most three digits and a unit."""
     for unit, size in (("s", 1.0), ("min", 60.0), ("h", 3600.0)):
         if seconds < 99.5 * size:
             return f"{seconds / size:.3g}{unit}" if seconds < 9.95 * size else f"{seconds / size:.0f}{unit}"
@@ -213,7 +233,7 @@ def duration(seconds: float) -> str:
 
 
 def saturates_at(row: Sequence[Prediction]) -> tuple[int, str] | None:
-    """The first number of workers from which on the time is no longer the workers', and whose it is."""
+    """Return the smallest number of workers that is not the limit, and the resource that is; or None."""
     for workers, prediction in zip(MANY, row, strict=False):
         if prediction.first != "workers":
             return workers, prediction.first

@@ -1,7 +1,7 @@
-"""Tasks that do nothing, through `execute`: what client and scheduler take for each, in time and memory.
+"""Empty tasks through `execute`: the time and memory that client and scheduler need per task.
 
-In: how many, in which shape, and on which workers. Out: a row of numbers. Scheduler and workers are processes
-of their own, started as the batch scripts do.
+In: the number of tasks, the shape of their graph, and the workers. Out: a row of numbers. Scheduler and
+workers are separate processes, started in the way of the batch scripts.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from voxelmill.stages.preprocessing.training_store import TrainingCase, training
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent
-SHARDS = 100  # of a case
+SHARDS = 100  # per case
 QUIET = subprocess.DEVNULL
-ALONE_SECONDS = 120  # after which processes end that nobody is there to end
+ALONE_SECONDS = 120  # after this time orphaned processes end themselves
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Workers of a cluster: processes of Dask's command, or many in one process, where none computes."""
+    """Workers of a cluster: one process each, by Dask's command, or many in one process if none computes."""
 
     count: int
     threads: int = 1
@@ -51,7 +51,7 @@ class Workers:
         return f"{self.count} x {self.threads}{' in one process' if self.in_one else ''}"
 
     def command(self, file: Path) -> list[Any]:
-        """What starts them."""
+        """Return the command that starts the workers."""
         if self.in_one:
             program = f"from benchmarks.scaling_tasks import many; many({str(file)!r}, {self.count})"
             return [sys.executable, "-c", program]
@@ -62,14 +62,14 @@ class Workers:
 
 
 def some_case(folder: Path) -> TrainingCase:
-    """What real tasks are given."""
+    """Return a small case of a real training store, the argument of real tasks."""
     source, out = write_dataset(folder / "Dataset001_Tiny", cases=1, shape=(16, 32, 32)), folder / "tiny"
     call("run", source, out, "--cluster", "none")
     return next(training_cases(out, Plan.load(out), "fullres", Memory()))
 
 
 def tasks_of(case: TrainingCase, shape: str, number: int) -> Iterator[Task]:
-    """So many shards, as `preprocess` makes them; the function that gets what they get is `len`."""
+    """Yield tasks for `number` shards with the arguments of those of `preprocess`, but with `len` to call."""
     for rank in range(-(-number // SHARDS)):
         name = f"fullres-{case.case}-{rank}"
         of = replace(case, case=f"{case.case}-{rank}")
@@ -80,13 +80,22 @@ def tasks_of(case: TrainingCase, shape: str, number: int) -> Iterator[Task]:
 
 
 def submission(case: TrainingCase, shape: str, number: int, workers: Workers) -> Row:
-    """Time, CPU and memory of so many tasks."""
+    """Measure time, CPU and memory of `number` tasks.
+
+    Parameters
+    ----------
+    case : TrainingCase
+    shape : {"shards alone", "after prepare"}
+        Whether each shard depends on a task that prepares its case.
+    number : int
+    workers : Workers
+    """
     with cluster(workers) as (client, processes):
         run_through(execute(tasks_of(case, shape, 10 * SHARDS), client))  # imports, first connections
         memory: list[tuple[int, dict[str, int]]] = []
         since, used = spent(processes), dict.fromkeys([*processes, "seconds"], 0.0)
         for done, _ in enumerate(execute(tasks_of(case, shape, number), client), start=1):
-            if done % (number // 10) == 0:  # looking is not counted
+            if done % (number // 10) == 0:  # the time of `look` itself is left out
                 used = {name: used[name] + value - since[name] for name, value in spent(processes).items()}
                 memory.append((done, look(client, processes)))
                 since = spent(processes)
@@ -110,52 +119,52 @@ def submission(case: TrainingCase, shape: str, number: int, workers: Workers) ->
 
 
 def batch_of(workers: Workers) -> float:
-    """Tasks that the client submits at a time: a quarter of its window."""
+    """Return the number of tasks that the client submits at a time: a quarter of its window."""
     threads = max(task_window.FEWEST_THREADS, workers.count * workers.threads)
     return task_window.WINDOW_PER_THREAD * threads / 4
 
 
 def run_through(things: Iterable[Any]) -> None:
-    """Take all, keep none."""
+    """Consume all items, and keep none."""
     for _ in things:
         pass
 
 
 def spent(processes: dict[str, psutil.Process]) -> dict[str, float]:
-    """CPU seconds of each, and the time."""
+    """Return the CPU seconds of each process, and the time as `seconds`."""
     return {name: cpu_seconds(process) for name, process in processes.items()} | {
         "seconds": time.perf_counter()
     }
 
 
 def look(client: Any, processes: dict[str, psutil.Process]) -> dict[str, int]:
-    """Memory of client and scheduler, bytes, after a collection in both."""
+    """Return the memory of client and scheduler in bytes, after a garbage collection in both."""
     gc.collect()
     client.run_on_scheduler(gc.collect)
     return {name: 1024 * memory_of(processes[name].pid)[1] for name in ("client", "scheduler")}
 
 
 def left_on_scheduler(dask_scheduler: Any) -> tuple[int, int]:
-    """Tasks that it still knows, and how often a case was prepared; runs on the scheduler."""
+    """Run on the scheduler; return the number of tasks it still knows, and how often a case was prepared."""
     prepare = dask_scheduler.task_prefixes.get("prepare")
     return len(dask_scheduler.tasks), 0 if prepare is None else prepare.state_counts["memory"]
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """User and system, of a process and those below it that live; of this process alone."""
+    """Return user and system seconds of a process with its living descendants, or of this process alone."""
     below = [] if process.pid == os.getpid() else process.children(recursive=True)
     family = [process, *below]
     return float(sum(sum(p.cpu_times()[:2]) for p in family))
 
 
 def dask() -> Path:
-    """The command, beside this Python."""
+    """Return the path of the `dask` command beside this Python."""
     return Path(sys.executable).with_name("dask")
 
 
 @contextmanager
 def cluster(workers: Workers) -> Iterator[tuple[Any, dict[str, psutil.Process]]]:
-    """A client of a scheduler that is a process of its own, and all processes, set up as by batch scripts."""
+    """Start scheduler and workers as the batch scripts do; yield a client and all processes by name."""
     settings = Path(voxelmill.__file__).with_name("dask.yaml")
     env = os.environ | {"DASK_CONFIG": str(settings), "PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
@@ -178,12 +187,12 @@ def cluster(workers: Workers) -> Iterator[tuple[Any, dict[str, psutil.Process]]]
 
 
 def start(command: Sequence[Any], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A process that says nothing."""
+    """Start a process without output."""
     return subprocess.Popen(list(map(str, command)), env=env, cwd=ROOT, stdout=QUIET, stderr=QUIET)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop it in order; what does not end in five seconds, with those below it, is killed."""
+    """Terminate a process; kill it and its descendants if they still run after five seconds."""
     family = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     psutil.wait_procs([psutil.Process(process.pid), *family], timeout=5)
@@ -194,7 +203,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def many(file: str, count: int) -> None:
-    """Workers of one thread each, all in this process, until it is ended."""
+    """Run `count` workers of one thread each in this process, until it is terminated."""
     from distributed import Worker
 
     async def live() -> None:

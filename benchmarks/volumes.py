@@ -1,8 +1,8 @@
-"""Volumes far larger than memory through ``voxelmill run``: peak memory, speed, and voxels beside SciPy's.
+"""Volumes far larger than memory through ``voxelmill run``: peak memory, speed, and voxels against SciPy's.
 
-A source follows a formula, so it is written slab by slab and any box of it can be made again by itself. What
-the run wrote is held against it: crop box, intensity statistics and boxes of voxels. One row a volume; then
-what boxes cost beside the whole, on a volume that fits into memory.
+A source follows a formula, so it is written slab by slab, and any box of it can be computed again on its own.
+The results of the run are compared with it: crop box, intensity statistics and boxes of voxels. There is one
+row per volume, followed by the overhead of boxes on a volume that fits into memory.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from voxelmill.cli.commands import app
 Row = dict[str, Any]
 MIB, GIB = 2**20, 2**30
 WORKERS, LIMIT_MIB = 2, 1024
-TARGET = 1.0  # mm, where sources have 0.8: about half of the voxels
+TARGET = 1.0  # mm; sources have 0.8 mm, so about half of the voxels remain
 SETTINGS = ("--set", f"target_spacing=[{TARGET}, {TARGET}, {TARGET}]", "--set", 'channels=["CT"]')
-TOLERANCE = 1e-5  # of the value range
+TOLERANCE = 1e-5  # as a fraction of the value range
 SPARE = 8 * GIB  # left free on the disk
-DISK = 2.4  # source, raw store and training store, in bytes of the source; measured: 1.9
-PROMISE = 1.3  # CPU seconds of boxes beside those of the whole
+DISK = 2.4  # source, raw store and training store, relative to the source; measured: 1.9
+PROMISE = 1.3  # CPU seconds of boxes relative to those of the whole
 
 
 def run(options: argparse.Namespace) -> Iterator[Row]:
-    """The small volume, what is compared with it, and the boxes."""
+    """Yield the rows of the small volume, of the large ones compared with it, and of the boxes."""
     large, packed = (64 * MIB, 16 * MIB) if options.quick else (24 * GIB, 6 * GIB)
     scale = share_that_fits(options.folder, max(large, packed))
     volumes = [
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def share_that_fits(folder: Path, largest: int) -> float:
-    """1, or the factor that sizes are scaled down by, so that a volume and its stores fit on the disk."""
+    """Return the factor, at most 1, that scales sizes so that a volume and its stores fit on the disk."""
     room = shutil.disk_usage(folder).free - SPARE
     share = min(1.0, room / (DISK * largest))
     if share <= 0:
@@ -74,7 +74,7 @@ def share_that_fits(folder: Path, largest: int) -> float:
 
 
 def measure(volume: Volume, folder: Path) -> Row:
-    """Write a source, run it, compare what came out."""
+    """Write a source, run voxelmill on it, and compare the results with the formula."""
     print(f"{volume.name}: writing {volume.bytes / GIB:.2f} GiB", flush=True)
     start = time.perf_counter()
     truth = write_source(folder / "source", volume)
@@ -104,7 +104,7 @@ def measure(volume: Volume, folder: Path) -> Row:
 
 
 def beside(row: Row, small: Row) -> Row:
-    """Throughput as a multiple of the small volume's."""
+    """Return the throughput of each stage as a multiple of the small volume's."""
     return {
         key.replace("_mvoxel_s", "_of_small"): row[key] / small[key]
         for key in row
@@ -113,7 +113,7 @@ def beside(row: Row, small: Row) -> Row:
 
 
 def check(row: Row) -> None:
-    """Refuse a row that breaks a promise, after it was shown and written."""
+    """Raise an error for a row that breaks a promise; by then it is printed and saved."""
     if not row["worst_difference"] <= TOLERANCE:
         raise ValueError(f"{row['name']}: {row['worst_difference']:.2g} of the range away from SciPy")
     for peak in ("worker_mib", "reported_peak_mib"):
@@ -122,7 +122,7 @@ def check(row: Row) -> None:
 
 
 def bytes_below(folder: Path) -> int:
-    """Bytes of all files."""
+    """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -130,7 +130,7 @@ def bytes_below(folder: Path) -> int:
 
 
 def run_watched(*words: object) -> Row:
-    """Run a command of voxelmill; the peaks of its processes' memory."""
+    """Run a command of voxelmill; return the peak memory of all its processes and of one worker, in MiB."""
     command = [sys.executable, "-m", "voxelmill", *map(str, words)]
     tree, worker = 0, 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -144,7 +144,7 @@ def run_watched(*words: object) -> Row:
 
 
 def processes(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return the ids of a process and its descendants."""
     try:
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
@@ -152,7 +152,10 @@ def processes(pid: int) -> list[int]:
 
 
 def memory_of(pid: int) -> tuple[int, int]:
-    """Proportional share, and resident memory without file-backed pages, KiB; zero when it has ended."""
+    """Return proportional set size, and resident memory without file-backed pages, in KiB.
+
+    Both are zero if the process has ended.
+    """
     folder = Path("/proc") / str(pid)
     try:
         text = (folder / "smaps_rollup").read_text() + (folder / "status").read_text()
@@ -166,7 +169,7 @@ def memory_of(pid: int) -> tuple[int, int]:
 
 
 def check_facts(out: Path, truth: Truth) -> None:
-    """Crop box and statistics are those of the formula."""
+    """Assert that crop box and statistics are those of the formula."""
     fingerprint = json.loads((out / "fingerprint.json").read_text())
     (case,) = fingerprint["cases"].values()
     np.testing.assert_array_equal(case["crop_box"], truth.crop_box)
@@ -176,7 +179,7 @@ def check_facts(out: Path, truth: Truth) -> None:
 
 
 def worst_difference(out: Path, truth: Truth) -> float:
-    """Largest difference of 20 boxes from SciPy's spline, as a fraction of the value range."""
+    """Return the largest difference of 20 boxes from SciPy's spline, as a fraction of the value range."""
     (group,) = (path for path in (out / "training.zarr" / "fullres").iterdir() if path.is_dir())
     image = zarr.open_array(group / "image", mode="r")
     low, high = (normalise(truth, np.array(v)) for v in (0.0, VALUES))
@@ -189,7 +192,7 @@ def worst_difference(out: Path, truth: Truth) -> float:
 
 
 def checked_boxes(shape: Sequence[int], shard: Sequence[int], side: int = 24) -> Iterator[Bounds]:
-    """Two corners, the middle of each face, six where shards meet, six anywhere."""
+    """Yield 20 boxes: two corners, the middle of each face, six where shards meet, six at random places."""
     rng, last = np.random.default_rng(0), np.array(shape) - side
     starts = [np.zeros(3, int), last]
     for axis, end in np.ndindex(3, 2):
@@ -202,7 +205,11 @@ def checked_boxes(shape: Sequence[int], shard: Sequence[int], side: int = 24) ->
 
 
 def interpolate(truth: Truth, shape: Sequence[int], bounds: Bounds, margin: int = 40) -> Any:
-    """A box of the output in float64: a spline's weight falls by 3.7 a voxel, so a margin is the whole."""
+    """Return a box of the output in float64, from the source box with a margin of 40 voxels.
+
+    A cubic spline's weight falls by a factor of 3.7 per voxel, so what lies beyond the margin does not
+    matter.
+    """
     coordinates, source = [], []
     for (a, b), n, (first, stop) in zip(bounds, shape, truth.crop_box, strict=True):
         at = (np.arange(a, b) + 0.5) * (stop - first) / n - 0.5 + first
@@ -215,7 +222,7 @@ def interpolate(truth: Truth, shape: Sequence[int], bounds: Bounds, margin: int 
 
 
 def normalise(truth: Truth, values: Any) -> Any:
-    """nnU-Net's CT scheme."""
+    """Normalise by nnU-Net's CT scheme: clip to the 0.5 and 99.5 percentiles, then z-score."""
     of = truth.statistics()
     return (np.clip(values, of["percentile_00_5"], of["percentile_99_5"]) - of["mean"]) / of["std"]
 
@@ -224,10 +231,10 @@ def normalise(truth: Truth, values: Any) -> Any:
 
 
 def boxes(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """CPU seconds of one case in boxes beside those of the whole, one process, each in turn.
+    """Compare the CPU seconds of one case in boxes with those of the whole, in one process, alternately.
 
-    The system's share of them, which hands out fresh pages, varies from call to call: the user's is stated
-    by itself.
+    The system time, in which the kernel hands out fresh pages, varies from call to call, so the user time is
+    reported separately.
     """
     size, rounds = (64 * MIB, 1) if options.quick else (128 * MIB, 9)
     variants: dict[str, tuple[int, Sequence[str]]] = {
@@ -263,7 +270,7 @@ def boxes(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
 
 
 def planned(folder: Path, name: str, variant: tuple[int, Sequence[str]]) -> Path:
-    """OUT as far as its plan; the stages before it are run once."""
+    """Return an OUT that is planned but not preprocessed; the stages before the plan run once for all."""
     first, out = folder / "ingested", folder / name
     if not first.exists():
         call("ingest", folder / "source", first, "--cluster", "none", *SETTINGS)
@@ -275,12 +282,12 @@ def planned(folder: Path, name: str, variant: tuple[int, Sequence[str]]) -> Path
 
 
 def planned_mib(out: Path) -> float:
-    """What a plan says that preprocessing takes."""
+    """Return the planned peak memory of preprocessing, in MiB."""
     return float(json.loads((out / "plan.json").read_text())["peak_bytes"]["preprocess"] / MIB)
 
 
 def preprocess_seconds(out: Path) -> tuple[float, float]:
-    """CPU seconds of preprocessing from the start: all, and the user's."""
+    """Preprocess from scratch; return the CPU seconds, and the user time among them."""
     shutil.rmtree(out / "training.zarr", ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_SELF)
     call("preprocess", out, "--cluster", "none")
@@ -290,7 +297,7 @@ def preprocess_seconds(out: Path) -> tuple[float, float]:
 
 
 def call(*words: object) -> None:
-    """A command of voxelmill in this process; what it prints is shown where it fails."""
+    """Run a command of voxelmill in this process; if it fails, the error holds what it printed."""
     said = io.StringIO()
     try:
         with redirect_stdout(said), redirect_stderr(said):
@@ -302,6 +309,6 @@ def call(*words: object) -> None:
 
 
 def image_of(out: Path) -> Any:
-    """The only image of a training store."""
+    """Return the only image of a training store."""
     (group,) = (path for path in (out / "training.zarr" / "fullres").iterdir() if path.is_dir())
     return np.asarray(zarr.open_array(group / "image", mode="r")[:])
