@@ -199,7 +199,7 @@ def label_cost(volume: Volume, dtype: np.dtype[Any]) -> SlabCost:
     its encoded bytes; a sample of the foreground.
     """
     plane, item = math.prod(volume.geometry.shape[1:]), dtype.itemsize
-    rounded = plane * (0 if dtype == volume.dtype else 28)
+    rounded = plane * (0 if dtype == volume.dtype else 28)  # three arrays of float64, and masks
     return SlabCost(
         fixed=volume.extra_bytes + rounded + 32 * COUNTED + 3 * RAW_CHUNK * item + LOCATIONS_BYTES,
         per_slice=volume.slice_bytes + (0 if dtype == volume.dtype else plane * item),

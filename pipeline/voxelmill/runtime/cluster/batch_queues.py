@@ -200,7 +200,7 @@ class Jobs:
         if "--lifetime" not in stated:
             seconds = self.words.lifetime
             if seconds is None:
-                seconds = 0.9 * self._walltime
+                seconds = 0.9 * self._walltime  # 85 to 95 %, with the stagger
             if seconds:
                 lifetime = ["--lifetime", f"{seconds:.0f}s", "--lifetime-stagger", f"{seconds / 18:.0f}s"]
         gpu = ["--resources", f"GPU={self.threads}"] if self.on_gpu else []

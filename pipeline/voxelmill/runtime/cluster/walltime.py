@@ -30,5 +30,6 @@ def parse_walltime(text: str | None, system: str) -> float:
     if found is None:
         raise ConfigError(f"cluster.walltime is {text!r}: needs hours, minutes, seconds, such as 12:00:00.")
     parts = [int(part) for part in found.groups()[1:] if part is not None]
+    # After days come hours, even if minutes and seconds are left out.
     units = WHOLE[: len(parts)] if found[1] else UNITS.get((system, len(parts)), WHOLE[3 - len(parts) :])
     return int(found[1] or 0) * 86400.0 + sum(n * unit for n, unit in zip(parts, units, strict=True))

@@ -51,7 +51,7 @@ def start_local(workers: int) -> Iterator[Client]:
                 host="127.0.0.1",
                 dashboard_address=f"127.0.0.1:{dashboard_port()}",
                 worker_dashboard_address=None,
-                memory_limit=0,
+                memory_limit=0,  # tasks keep to their own budget, see `memory_budget`
                 silence_logs=logging.CRITICAL,
                 local_directory=folder,
                 preload="voxelmill.worker",

@@ -49,9 +49,9 @@ def start_on_gpus() -> Iterator[Client]:
             cluster = LocalCUDACluster(
                 n_workers=gpus,
                 threads_per_worker=threads,
-                resources={"GPU": threads},
-                memory_limit=0,
-                data=dict,
+                resources={"GPU": threads},  # `kernels.backend` lets one thread compute at a time
+                memory_limit=0,  # tasks keep to their own budget, see `memory_budget`
+                data=dict,  # results are small, so nothing is spilled from a GPU
                 host="127.0.0.1",
                 dashboard_address=f"127.0.0.1:{dashboard_port()}",
                 silence_logs=logging.CRITICAL,

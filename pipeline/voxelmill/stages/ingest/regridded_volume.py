@@ -121,7 +121,7 @@ class Regridded(Volume):
 
     def _part_voxels(self, tile: Sequence[int]) -> int:
         """Return an upper bound of the source voxels that a tile of this shape needs, at any position."""
-        sides = np.ceil(np.abs(self._matrix) @ (np.asarray(tile) - 1)) + 3
+        sides = np.ceil(np.abs(self._matrix) @ (np.asarray(tile) - 1)) + 3  # two neighbours, and rounding
         return int(np.minimum(sides, self._grid.shape).prod())
 
     def _fill_tile(self, channel: int, tile: Box, out: Array) -> None:

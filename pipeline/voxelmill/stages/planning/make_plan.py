@@ -53,7 +53,7 @@ def make_plan(fingerprint: Fingerprint, config: Config, threads: int = 1) -> Pla
     schemes = tuple(scheme_of(name) for name in names)
     _check_statistics(fingerprint, schemes)
     target = config.target_spacing or target_spacing(fingerprint.spacings, fingerprint.shapes_after_crop)
-    masked = fingerprint.median_relative_size_after_cropping < 0.75
+    masked = fingerprint.median_relative_size_after_cropping < 0.75  # nnU-Net's threshold
     targets, left_out = _targets(fingerprint, config, target)
     configurations = {
         name: ConfigurationPlan(

@@ -141,7 +141,7 @@ class Plan(Document):
             "intensity": {
                 k: v.model_dump(mode="json")
                 for k, v in self.intensity.items()
-                if of.normalization[int(k)] == "CTNormalization"
+                if of.normalization[int(k)] == "CTNormalization"  # other schemes do not use it
             },
             "label_dtype": self.label_dtype,
             "normalization": of.normalization,

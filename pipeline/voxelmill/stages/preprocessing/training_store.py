@@ -158,6 +158,7 @@ class TrainingCase:
             found = [array.missing_shards() for array in arrays]
         except StoreError:
             return range(self.plan.shards)
+        # An index of the image begins with its channel, which is always 0: a shard holds all channels.
         numbers = {int(np.ravel_multi_index(i[-3:], self.plan.grid)) for indices in found for i in indices}
         return sorted(numbers)
 
@@ -207,7 +208,7 @@ def deal(cases: Sequence[TrainingCase], share: Share | None) -> list[range]:
         return [range(c.plan.shards) for c in cases]
     total, before, dealt = sum(c.voxels for c in cases), 0, []
     for c in cases:
-        places = (
+        places = (  # the share that each shard's first voxel falls in, from 0
             (before + c.voxels * k // c.plan.shards) * share.count // total for k in range(c.plan.shards)
         )
         mine = [k for k, place in enumerate(places) if place == share.index - 1]

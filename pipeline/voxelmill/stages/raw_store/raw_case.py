@@ -293,6 +293,7 @@ class RawCase:
         crop = self.crop_box
         cost = mask_cost(crop.size // crop.shape[0], self.record.read_bytes)
         depth = cost.fitting_depth(crop.shape, memory)
+        # A shard is one slab, so the second pass can write a slab again without reading others.
         chunk, (_, *plane) = raw_layout(crop.shape, 1, depth)
         array = zarr_stores.create_array(self.root, path, crop.shape, "u1", chunk, (depth, *plane), LAYOUT)
         boxes = list(slabs_of(Box.whole(crop.shape), depth))
