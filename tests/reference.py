@@ -1,7 +1,8 @@
-"""The whole pipeline once more, whole volumes at a time, in plain NumPy and SciPy.
+"""A reference implementation of the whole pipeline, on whole volumes, in plain NumPy and SciPy.
 
-Written from the rules, slowly and obviously; the tests compare what voxelmill wrote with this, array by
-array. Nothing here imports voxelmill.
+It follows nnU-Net's rules in the simplest way, without regard to speed or memory. Tests compare the output of
+voxelmill with it, array by array. The module does not import voxelmill. Arrays are (c, z, y, x) or (z, y, x);
+spacings are z, y, x in mm; boxes are half-open [start, stop] pairs in voxels.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from scipy import ndimage
 
 @dataclass
 class ReferenceCase:
-    """Rescaled channels (c, z, y, x) float32, label (z, y, x) or None, spacing z, y, x."""
+    """One case: rescaled channels (c, z, y, x) float32, label (z, y, x) or None, spacing z, y, x in mm."""
 
     image: np.ndarray
     label: np.ndarray | None
@@ -21,6 +22,8 @@ class ReferenceCase:
 
 @dataclass
 class ReferenceResult:
+    """The expected training data of one case: float64 image (c, z, y, x), label, crop box, target spacing."""
+
     image: np.ndarray
     label: np.ndarray | None
     crop_box: list[list[int]]
@@ -28,7 +31,7 @@ class ReferenceResult:
 
 
 def crop(image):
-    """Filled mask of the whole image, and its box."""
+    """Return the hole-filled non-zero mask of an image, and its bounding box (the whole image if empty)."""
     mask = np.zeros(image.shape[1:], bool)
     for channel in image:
         mask |= channel != 0
@@ -42,10 +45,16 @@ def crop(image):
 
 
 def slices_of(box):
+    """Return a box as a tuple of slices."""
     return tuple(slice(a, b) for a, b in box)
 
 
 def target_spacing(spacings, shapes):
+    """Return the target spacing of a dataset, as nnU-Net's `determine_fullres_target_spacing`.
+
+    It is the median spacing. If one axis is anisotropic in spacing and in size, the 10th percentile is used
+    along that axis, but never less than the largest spacing of the other axes.
+    """
     spacings, shapes = np.array(spacings), np.array(shapes)
     target, size = np.percentile(spacings, 50, 0), np.percentile(shapes, 50, 0)
     worst = np.argmax(target)
@@ -59,16 +68,22 @@ def target_spacing(spacings, shapes):
 
 
 def new_shape(shape, spacing, target):
+    """Return the resampled shape, as nnU-Net's `compute_new_shape`, but at least one voxel per axis."""
     return tuple(max(1, round(s / t * n)) for n, s, t in zip(shape, spacing, target, strict=True))
 
 
 def case_target(spacing, target, configuration):
-    """In 2d the axis of largest target spacing keeps the case's own."""
+    """Return the target spacing of a case; in 2d the axis with the largest target is not resampled."""
     across = int(np.argmax(target)) if configuration == "2d" else None
     return tuple(spacing[i] if i == across else target[i] for i in range(3))
 
 
 def separate_axis(current, target):
+    """Return the axis to resample separately, or None, as nnU-Net's `determine_do_sep_z_and_axis`.
+
+    It is the axis with the largest spacing, if that exceeds three times the smallest and is unique.
+    The current spacing decides if it is that anisotropic, otherwise the target spacing does.
+    """
     for spacing in (np.array(current), np.array(target)):
         if spacing.max() / spacing.min() > 3:
             axes = np.flatnonzero(spacing == spacing.max())
@@ -77,7 +92,11 @@ def separate_axis(current, target):
 
 
 def foreground_statistics(cases, channel, ignore_label=None):
-    """Mean, std, min, max and weighted percentiles, every case with the same total weight."""
+    """Return mean, std, min, max and percentiles of one channel's foreground; each case has the same weight.
+
+    The foreground is label > 0 without the ignore label, or the non-zero mask if no case has a label. Returns
+    None if there is no foreground.
+    """
     values, weights, means, variances = [], [], [], []
     has_label = any(case.label is not None for case in cases)
     for case in cases:
@@ -112,14 +131,17 @@ def foreground_statistics(cases, channel, ignore_label=None):
 
 
 def weighted_percentile(values, weights, p):
-    """Smallest value whose cumulated weight reaches p percent, but for the rounding of the sum."""
+    """Return the smallest value whose cumulative weight reaches p percent, up to rounding of the sum."""
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order])
     return values[order][np.searchsorted(cumulated, p / 100 * cumulated[-1] * (1 - 1e-12))]
 
 
 def normalise(channel, scheme, stats, mask):
-    """One cropped channel, float64 in and out."""
+    """Normalise one cropped channel, float64 in and out, by one of nnU-Net's schemes.
+
+    Unknown schemes are z-scored, over `mask` only if it is given.
+    """
     scheme = scheme.casefold()
     if scheme == "ct":
         clipped = np.clip(channel, stats["percentile_00_5"], stats["percentile_99_5"])
@@ -137,12 +159,13 @@ def normalise(channel, scheme, stats, mask):
 
 
 def zoom(array, shape, order):
+    """Interpolate on the new grid by a spline of degree `order`, with edge values outside the volume."""
     factors = [m / n for n, m in zip(array.shape, shape, strict=True)]
     return ndimage.zoom(array, factors, order=order, mode="nearest", grid_mode=True)
 
 
 def resize(array, shape, order, anti_alias=False):
-    """skimage.transform.resize(mode="edge"), clip included."""
+    """Resize as `skimage.transform.resize(mode="edge")`, including the clip to the input's range."""
     filtered = array
     if anti_alias:
         sigma = [max(0, (n / m - 1) / 2) for n, m in zip(array.shape, shape, strict=True)]
@@ -151,12 +174,13 @@ def resize(array, shape, order, anti_alias=False):
 
 
 def nearest_index(n_in, n_out):
+    """Return, for each output voxel along an axis, the index of the nearest input voxel; ties go up."""
     centre = (n_in / n_out) * (np.arange(n_out) + 0.5) - 0.5
     return np.clip(np.floor(centre + 0.5), 0, n_in - 1).astype(int)
 
 
 def by_slices(resize_one, array, shape, axis):
-    """Each slice in its plane, then the nearest slice."""
+    """Resize each slice in its plane, then take the nearest slices along `axis`; in 3D if `axis` is None."""
     if axis is None:
         return array if array.shape == tuple(shape) else resize_one(array, shape)
     moved = np.moveaxis(array, axis, 0)
@@ -167,7 +191,10 @@ def by_slices(resize_one, array, shape, axis):
 
 
 def resize_label(label, shape):
-    """Argmax of interpolated one-hots; ties to the nearest label if it is tied, else to the lowest."""
+    """Return the argmax of linearly interpolated one-hot labels.
+
+    A tie goes to the nearest voxel's label if that is tied, otherwise to the lowest label.
+    """
     values = np.unique(label)
     scores = np.stack([np.clip(zoom((label == v).astype(float), shape, 1), 0, 1) for v in values])
     best = values[np.argmax(scores, 0)]
@@ -177,6 +204,7 @@ def resize_label(label, shape):
 
 
 def nearest_label(label, shape):
+    """Return the label of the nearest voxel."""
     index = [nearest_index(n, m) for n, m in zip(label.shape, shape, strict=True)]
     return label[np.ix_(*index)]
 
@@ -194,17 +222,34 @@ def run(
     separate="auto",
     anti_alias=False,
 ):
-    """All cases through all rules.
+    """Run the whole pipeline on all cases.
 
     Parameters
     ----------
     cases : dict of ReferenceCase
-    schemes : channel names
+    schemes : sequence of str
+        Channel names, which choose the normalisation.
+    labels : {"nearest", "linear"}
+        Resampling of labels.
+    outside_label : int
+        Label of background voxels outside the non-zero mask.
+    order : int
+        Spline degree for images.
+    ignore_label : int, optional
+        Excluded from the statistics.
+    target : (z, y, x), optional
+        Target spacing in mm; by default computed from the cases.
+    configuration : {"fullres", "2d"}
+    separate : {"auto", ...}
+        "auto" may resample one axis separately; any other value resamples in 3D.
+    anti_alias : bool
+        Smooth axes that are reduced.
 
     Returns
     -------
     results : dict of ReferenceResult
-    statistics : one dictionary a channel
+    statistics : list of dict
+        One per channel, see `foreground_statistics`.
     """
     crops = {name: crop(case.image) for name, case in cases.items()}
     shapes = {name: [b - a for a, b in box] for name, (_, box) in crops.items()}

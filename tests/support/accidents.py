@@ -1,6 +1,6 @@
-"""Files as they really come: a function for each accident writes a case and returns its manifest row.
+"""Broken files as they occur in practice: one function per accident writes a case and returns its row.
 
-Each bears the thread in which somebody met it, and a pattern of the line that it is to be told with.
+Each accident names the issue or forum thread that reported it, and a pattern for the expected error message.
 """
 
 import copy
@@ -25,7 +25,7 @@ LABEL = datasets.classes(RNG, SHAPE, 2)
 
 @dataclass(frozen=True)
 class Accident:
-    """What happened to a case."""
+    """A kind of broken case: name, thread that reported it, pattern of its cause, function that writes it."""
 
     name: str
     thread: str
@@ -37,7 +37,7 @@ ACCIDENTS: list[Accident] = []
 
 
 def accident(thread: str, cause: str):
-    """The function that follows writes a case; `cause` is a pattern of what its one line says."""
+    """Register the decorated function as the writer of a case; `cause` is a pattern for its error message."""
 
     def add(build):
         ACCIDENTS.append(Accident(build.__name__, thread, cause, build))
@@ -47,7 +47,7 @@ def accident(thread: str, cause: str):
 
 
 def nifti(path, stored=IMAGE, grid=GRID, **fields):
-    """A NIfTI file; `fields` are put into its header as they are."""
+    """Write a NIfTI file and return its name; `fields` are written into the header without any check."""
     datasets.write_nifti(path, stored, grid)
     content = path.read_bytes()
     header = Nifti1Header(content[:348], check=False)
@@ -58,25 +58,25 @@ def nifti(path, stored=IMAGE, grid=GRID, **fields):
 
 
 def dicom(folder, change=lambda pieces: None, voxels=IMAGE, **tags):
-    """A CT series, after a change to the list of its slices."""
+    """Write a CT series and return its folder's name; `change` edits the list of slices first."""
     pieces = list(series(voxels, **tags))
     change(pieces)
     return save_series(folder, pieces).name
 
 
 def with_label(folder, label, grid=GRID):
-    """A good image with a label that is not."""
+    """Write a good image with a bad label."""
     datasets.write_nifti(folder / f"{folder.name}_label.nii", label, grid)
     return {"T1": nifti(folder / f"{folder.name}.nii"), "label": f"{folder.name}_label.nii"}
 
 
 def cut(path, count):
-    """A file without its last bytes."""
+    """Remove the last `count` bytes of a file."""
     path.write_bytes(path.read_bytes()[:-count])
 
 
 def moved(piece, axis, by):
-    """One slice elsewhere."""
+    """Move one slice by some millimetres along a patient axis."""
     piece.ImagePositionPatient[axis] = float(piece.ImagePositionPatient[axis]) + by
 
 
@@ -250,7 +250,7 @@ def an_imagej_tiff_has_dots_an_inch(folder):
 
 
 def stack(folder, name, places):
-    """A TIFF file a slice, called by counters; beside it a spacing is stated."""
+    """Write one TIFF file per slice, named by counters, and state a spacing in the manifest."""
     (folder / "a").mkdir()
     for place in places:
         tifffile.imwrite(folder / "a" / name.format(**place), IMAGE[place["z"]])
@@ -469,7 +469,7 @@ def a_chunk_is_damaged(folder):
 
 
 def write(folder, chosen=None):
-    """All accidents, or some, and two good cases: the manifest."""
+    """Write all accidents, or the chosen ones, and two good cases; return the manifest's path."""
     rows = []
     for name, build in [("good1", _good), ("good2", _good), *((a.name, a.build) for a in ACCIDENTS)]:
         if chosen is None or name in chosen or name.startswith("good"):

@@ -1,4 +1,4 @@
-"""The command as a person or a script calls it, in its own process; or the same words in this process."""
+"""Calls of the command line, as a user makes them, in a separate process or in this one."""
 
 import atexit
 import gc
@@ -29,17 +29,17 @@ ENVIRONMENT = {
 
 
 HALF_OPEN = "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-"""Tornado leaves a socket to the garbage collector where Dask reaches for a worker that has just died."""
+"""If Dask connects to a worker that has just died, Tornado leaves a socket to the garbage collector."""
 
 
 def collect_half_open():
-    """Collect such sockets here, and not in a test that has nothing to do with them."""
+    """Collect such sockets now, so that no unrelated test gets their warning."""
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
         gc.collect()
 
 
 def wait_until(condition, seconds=60, say=lambda: "", pause=0.05):
-    """What `condition` returns, as soon as that is true."""
+    """Wait until `condition()` is true and return its value; fail with `say()` after `seconds`."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, say()
@@ -48,10 +48,10 @@ def wait_until(condition, seconds=60, say=lambda: "", pause=0.05):
 
 
 def call(*words, cwd=None, timeout=120, fork=True, **variables):
-    """Run the command in a process of its own; never a traceback, whatever happens.
+    """Run the command in a process of its own, and assert that it prints no traceback and no warning.
 
-    It is forked where all is imported already. With `fork=False`, or variables for its environment, it is the
-    console script itself, which first imports for two seconds.
+    By default it is forked from a process that has imported everything. With `fork=False`, or with variables
+    for the environment, the console script itself runs, which needs two seconds for its imports.
     """
     run = forked if fork and not variables else script
     done = run(list(map(str, words)), cwd, timeout, **variables)
@@ -88,7 +88,7 @@ def forked(words, cwd, timeout):
 
 @cache
 def warm():
-    """The process that forks, see `warm.py`; it ends with this one."""
+    """Start the process that forks, once; see `warm.py`. It ends together with this process."""
     process = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("warm.py"), SCRIPT],
         stdin=subprocess.PIPE,
@@ -102,24 +102,24 @@ def warm():
 
 
 def answer():
-    """A number that it says."""
+    """Read one number from the forking process: a process id or an exit status."""
     line = warm().stdout.readline()
     assert line, warm().stderr.read()
     return int(line)
 
 
 def alone(*words, **options):
-    """Without a cluster, which starts faster."""
+    """Run the command without a cluster, which starts faster."""
     return call(*words, "--cluster", "none", **options)
 
 
 def status_within(*words):
-    """The exit status of a command that is run in this process, without a cluster: quicker."""
+    """Return the exit status of a command that runs in this process without a cluster, which is fastest."""
     return within(*words, "--cluster=none").exit_code
 
 
 def within(*words):
-    """A command run in this process: its `exit_code` and `stdout`."""
+    """Run a command in this process; return its `exit_code` and `stdout`."""
     done = CliRunner().invoke(app, list(map(str, words)))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -127,13 +127,13 @@ def within(*words):
 
 
 def before(folder):
-    """PYTHONPATH with a folder that goes before all others."""
+    """Return PYTHONPATH with a folder in front."""
     return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @contextmanager
 def workers(*options):
-    """Worker processes, each with options of its own."""
+    """Start one worker process per element of `options`, each a dict; yield a client."""
     import dask
 
     spec = {

@@ -1,7 +1,7 @@
-"""Small datasets for whole runs: files of many kinds, and what the reference is to make of them.
+"""Small datasets for whole runs: files in many formats, and the same voxels as input of the reference.
 
-Each maker writes files and returns a `Dataset` whose `cases` hold the same voxels as arrays. The grids are
-SimpleITK's (x, y, z); nothing of voxelmill takes part.
+Each function writes files and returns a `Dataset`; its `cases` hold the same voxels as arrays. Grids are in
+SimpleITK's order (x, y, z). The module does not use voxelmill.
 """
 
 import csv
@@ -19,7 +19,7 @@ from scipy import ndimage
 
 @dataclass(frozen=True)
 class Grid:
-    """Spacing and origin x, y, z; direction 3x3, ITK's."""
+    """Spacing and origin x, y, z in mm, and the direction, 3x3 row by row, as in ITK."""
 
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -27,7 +27,7 @@ class Grid:
 
     @classmethod
     def random(cls, rng, spacing, kind="oblique"):
-        """`spacing` is z, y, x here; float32 numbers, as NIfTI keeps them."""
+        """Return a random grid; `spacing` is z, y, x here, and rounded to float32 as NIfTI stores it."""
         spacing = tuple(float(np.float32(s)) for s in reversed(spacing))
         direction = random_direction(rng, kind).ravel()
         return cls(spacing, tuple(rng.uniform(-200, 200, 3).round(2).tolist()), tuple(direction.tolist()))
@@ -47,7 +47,7 @@ class Grid:
 
 @dataclass
 class Dataset:
-    """A source, and what is in it."""
+    """A source, and its contents as arrays."""
 
     source: Path
     channels: tuple[str, ...]
@@ -59,7 +59,7 @@ class Dataset:
 
 
 def blobs(rng, shape, low, high, border=2, holes=True):
-    """Smooth values between two bounds, exact zeros in a border and in holes."""
+    """Return smooth values between two bounds, with exact zeros in a border and in a hole."""
     field_ = ndimage.gaussian_filter(rng.normal(size=shape), 1.5, mode="wrap")
     field_ += 0.02 * rng.normal(size=shape)
     field_ = (field_ - field_.min()) / np.ptp(field_)
@@ -75,21 +75,21 @@ def blobs(rng, shape, low, high, border=2, holes=True):
 
 
 def classes(rng, shape, count=3, dtype="u1"):
-    """Labels 0..count in blobs, background most."""
+    """Return blobs of labels 0..count; half of the voxels are background."""
     field_ = ndimage.gaussian_filter(rng.normal(size=shape), 2, mode="wrap")
     edges = np.quantile(field_, np.linspace(0.5, 1, count + 1)[:-1])
     return np.digitize(field_, edges).astype(dtype)
 
 
 def values_of(stored, slope=1.0, intercept=0.0):
-    """The value of stored voxels, as float32."""
+    """Return the rescaled values of stored voxels, as float32."""
     if (slope, intercept) == (1.0, 0.0):
         return np.asarray(stored).astype(np.float32)
     return (np.asarray(stored).astype(np.float64) * slope + intercept).astype(np.float32)
 
 
 def write_nifti(path, stored, grid, slope=1.0, intercept=0.0, byte_order="<"):
-    """By hand, so that slope, intercept and byte order are what the test says; `stored` is z, y, x."""
+    """Write a NIfTI file by hand, to control slope, intercept and byte order; `stored` is z, y, x."""
     header = Nifti1Header(endianness=byte_order)
     header.set_data_dtype(stored.dtype.newbyteorder(byte_order))
     header.set_data_shape(stored.shape[::-1])
@@ -103,11 +103,12 @@ def write_nifti(path, stored, grid, slope=1.0, intercept=0.0, byte_order="<"):
 
 
 def write_image(path, stored, grid):
-    """By SimpleITK, in the format that the ending names."""
+    """Write an image with SimpleITK, in the format of the path's ending."""
     sitk.WriteImage(grid.apply(sitk.GetImageFromArray(stored)), str(path), True)
 
 
 def write(path, stored, grid, slope=1.0, intercept=0.0):
+    """Write an image in the format of the path's ending; `.npy` keeps no grid, only `.nii` keeps a slope."""
     if path.name.endswith(".npy"):
         np.save(path, stored)
     elif path.name.endswith(".nii"):
@@ -117,16 +118,22 @@ def write(path, stored, grid, slope=1.0, intercept=0.0):
 
 
 def manifest(folder, cases, channels=("T1",), grid="identity", endings=(), labels=True, seed=0, **options):
-    """A manifest of random cases.
+    """Write random cases and their manifest.
 
     Parameters
     ----------
+    folder : Path
     cases : dict
         Name to (shape, spacing), both z, y, x.
+    channels : sequence of str
     grid : "identity", or a kind of `random_direction`
-    endings : of each channel; ".nii" by default
-    labels : bool, or the names of the cases that have one
-    options : passed to `stored_channel`, except classes and label_dtype
+    endings : sequence of str
+        File name ending of each channel; ".nii" by default.
+    labels : bool or collection of str
+        Whether all cases have a label, or the names of those that have one.
+    seed : int
+    options
+        `classes`, `label_dtype` and `label_ending` describe the labels; the rest goes to `stored_channel`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -164,10 +171,10 @@ def manifest(folder, cases, channels=("T1",), grid="identity", endings=(), label
 def stored_channel(
     rng, shape, channel, dtype="i2", low=1, high=900, slope=1.0, intercept=0.0, border=2, holes=True, empty=()
 ):
-    """One channel's stored voxels with its slope and intercept; tuples give one value a channel.
+    """Return one channel's stored voxels, slope and intercept; a tuple gives one value per channel.
 
-    `low` and `high` bound the stored values where there is no slope, and the border is stored so that its
-    value is 0 where that is possible.
+    `low` and `high` bound the stored values. With a slope, zeros are stored as the number that rescales to 0,
+    if there is one.
     """
     dtype, low, high, slope, intercept = (
         v[channel] if isinstance(v, tuple) else v for v in (dtype, low, high, slope, intercept)
@@ -184,6 +191,7 @@ def stored_channel(
 
 
 def write_rows(path, rows):
+    """Write the rows of a manifest, as JSON or CSV by the path's ending."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if path.suffix == ".json":
         path.write_text(json.dumps([{c: row.get(c) for c in columns} for row in rows]))
@@ -195,7 +203,7 @@ def write_rows(path, rows):
 
 
 def nnunet(folder, cases=("a", "b"), shape=(10, 14, 12), channels=("CT",), seed=0):
-    """A small nnU-Net raw dataset with about 1,000 voxels a case."""
+    """Write a small nnU-Net raw dataset; a case has 1,680 voxels by default."""
     rng = np.random.default_rng(seed)
     (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
     (folder / "labelsTr").mkdir(exist_ok=True)
@@ -221,18 +229,18 @@ def nnunet(folder, cases=("a", "b"), shape=(10, 14, 12), channels=("CT",), seed=
 
 
 def stores(out):
-    """Every file of OUT that two equal runs share, with its bytes."""
+    """Return the bytes of every file in OUT that two equal runs share: all but logs and the report."""
     files = (p for p in sorted(out.rglob("*")) if p.is_file() and p.parts[len(out.parts)] != "logs")
     return {str(p.relative_to(out)): p.read_bytes() for p in files if p.name != "report.json"}
 
 
 def times(out):
-    """Time of change of every file of the stores, by its path from OUT."""
+    """Return the modification time of every file in the stores, by its path relative to OUT."""
     files = (p for store in ("raw.zarr", "training.zarr") for p in sorted((out / store).rglob("*")))
     return {str(p.relative_to(out)): p.stat().st_mtime_ns for p in files if p.is_file()}
 
 
 def of_cases(found, cases):
-    """What belongs to some cases, of a dictionary whose keys are paths from OUT."""
+    """Return the entries that belong to some cases; the keys are paths relative to OUT."""
     starts = tuple(f"{folder}/{case}/" for folder in ("raw.zarr", "training.zarr/fullres") for case in cases)
     return {path: value for path, value in found.items() if path.startswith(starts)}

@@ -1,9 +1,8 @@
-"""Damaged files of every format: each is read, or refused with one of voxelmill's errors.
+"""Fuzzing: damaged files of every format must be read, or refused with one of voxelmill's errors.
 
-`python tests/support/fuzz.py --format nifti --examples 20000 --seed 1` prints what came of them.
-Examples run in a child process that says which one it is at: where it crashes, hangs or takes too much
-memory, that is seen, and another goes on after it. Number, format and seed make the example again:
-``--first 17 --examples 1``.
+`python tests/support/fuzz.py --format nifti --examples 20000 --seed 1` prints the results. Examples run in a
+child process that reports each one, so a crash, a hang or excessive memory is noticed, and a new child
+continues after it. Format, seed and number reproduce an example: ``--first 17 --examples 1``.
 """
 
 import argparse
@@ -26,28 +25,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECONDS = 10.0
-"""Of computing that an example may take; a child that is silent for three times as long hangs."""
+"""CPU seconds that an example may take; a child that is silent for six times as long counts as hanging."""
 
 MOST_BYTES = 64 * 2**20
-"""Resident memory that an example may take, beside four of its slices."""
+"""Bytes of resident memory that an example may take, in addition to four of its slices."""
 
 SPARSE = {"ome_zarr", "nrrd", "tiff", "stack"}
-"""Formats that hold much in little: chunks that are not there are filled, bzip2 packs a million into one."""
+"""Formats in which a small file can hold a large volume: missing chunks, or bzip2's ratios of a million."""
 
 PLENTY = 32 * 2**20
-"""Bytes after which enough of a volume is read."""
+"""Bytes of a volume that are read at most."""
 
 MOST_VOXELS = 2**18
-"""Of a volume in many chunks that are not there; beyond, a box is enough."""
+"""Voxels of a sparse volume above which only a box of it is read."""
 
 
 HEADS = (".json", ".zattrs", ".zarray", ".zgroup", ".mhd", ".nhdr", ".hdr", ".hdr.gz")
-"""Ends of names of small files that say what others hold."""
+"""Name endings of small files that describe other files."""
 
 
 @dataclass
 class Figures:
-    """What came of the examples of a format."""
+    """The results of the examples of one format."""
 
     examples: int = 0
     kinds: Counter = field(default_factory=Counter)
@@ -70,7 +69,7 @@ class Figures:
 
 
 def run(kind, examples, seed=0, first=0, keep=None):
-    """Figures of examples, made and read in child processes."""
+    """Make and read examples in child processes; return their `Figures`."""
     figures, at = Figures(), first
     with tempfile.TemporaryDirectory(prefix="fuzz") as folder:
         while at < first + examples:
@@ -82,7 +81,7 @@ def run(kind, examples, seed=0, first=0, keep=None):
 
 
 def _follow(command, first, figures, said):
-    """Listen to a child; returns the number of the example that is next."""
+    """Collect the reports of a child; return the number of the next example."""
     at = first
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         for line in _lines(child):
@@ -101,7 +100,7 @@ def _follow(command, first, figures, said):
 
 
 def _lines(child):
-    """What a child says, until it ends or is silent for too long."""
+    """Yield the reports of a child until it ends or is silent for too long; then it is killed."""
     with selectors.DefaultSelector() as waiting:
         waiting.register(child.stdout, selectors.EVENT_READ)
         while waiting.select(6 * SECONDS) and (line := child.stdout.readline()):
@@ -113,7 +112,7 @@ def _lines(child):
 
 
 def main():
-    """The command line, and the child."""
+    """Run the command line, or the child."""
     if sys.argv[1:2] == ["--child"]:
         return _child(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__)
@@ -156,7 +155,7 @@ def _child(kind, seed, first, stop, folder, keep):
 
     warnings.simplefilter("always", append=True)
     sources = make(kind, Path(folder) / "seeds")
-    for source in sources:  # what is loaded on first use
+    for source in sources:  # load libraries first: their memory and time belong to no example
         _read(kind, source)
     answers = os.fdopen(os.dup(1), "w")
     said = Path(folder) / "said"
@@ -175,7 +174,7 @@ def _child(kind, seed, first, stop, folder, keep):
 
 
 def _make(kind, sources, rng, place):
-    """Another source, of which one file is damaged; sometimes two are."""
+    """Copy a random source and damage one of its files, sometimes two."""
     from fuzz_mutations import damage, rename
 
     shutil.rmtree(place, ignore_errors=True)
@@ -196,8 +195,8 @@ def _make(kind, sources, rng, place):
 
 
 def _judge(kind, source, said):
-    """What became of an example, and what is wrong with that."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+    """Read an example; return its result, seconds and bytes, and what is wrong with them."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak memory
     before, start, said_before = _status("VmHWM"), time.process_time(), said.stat().st_size
     allowed, problem = MOST_BYTES, None
     try:
@@ -229,7 +228,7 @@ def _blame(error):
 
 
 def _read(kind, source):
-    """Read as much of a source as any stage does; returns what it was, and the memory it may take."""
+    """Read a source as a stage does, up to a limit; return a word for the result, and the allowed bytes."""
     from voxelmill.inputs.readers.formats import open_volume
     from voxelmill.inputs.sources.discover import discover
 
@@ -264,7 +263,7 @@ def _read_box(volume):
 
 
 def _status(name):
-    """Bytes, as the kernel counts them."""
+    """Return a memory figure of this process from /proc/self/status, in bytes."""
     (line,) = (
         text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith(name + ":")
     )

@@ -1,7 +1,7 @@
-"""How files are damaged: bytes, numbers in texts, fields of binary headers, values of JSON, names.
+"""Mutations of files: bytes, numbers in text, fields of binary headers, JSON values, file names.
 
-In: bytes, or a folder, and a random generator. Out: other bytes or names. Knows of formats no more than
-where numbers tend to be.
+In: bytes, or a folder, and a random generator. Out: changed bytes or names. All that the module knows about
+formats is the usual places of numbers.
 """
 
 import json
@@ -78,11 +78,11 @@ NIFTI |= {0: "i", 12: "h", 14: "h", 16: "q", 24: "q", 32: "q", 104: "d", 168: "q
 NUMBERS = ["0", "00", "1", "2", "3", "007", "20260131", "9" * 30, "", "1_2", "\u0663"]
 LETTERS = ["z", "Z", "c", "ch", "t", "_", "-", " ", ".", "(", "9", "\u00e9", "\u017f"]
 HEAD = 700
-"""Bytes that hold most of a small file's header."""
+"""Number of leading bytes that contain most of a small file's header."""
 
 
 def damage(rng, data, path):
-    """Other bytes than `data`, which is what a file named `path` held."""
+    """Return a damaged version of `data`, the content of the file `path`."""
     name = path.name.lower()
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         ways = [*_BYTES, *_BYTES]
@@ -102,7 +102,7 @@ def damage(rng, data, path):
 
 
 def rename(rng, folder):
-    """Call one file of a folder otherwise, copy it to another name, or take it away."""
+    """Rename a random file of a folder, copy it to another name, or remove it."""
     path = rng.choice(sorted(p for p in folder.rglob("*") if p.is_file()))
     name = path.stem
     at = rng.randrange(len(name))
@@ -117,7 +117,7 @@ def rename(rng, folder):
 
 
 def _at(rng, data, size=1):
-    """A place, most often in the front."""
+    """Return a random offset, most often near the start."""
     end = max(1, len(data) - size + 1)
     return rng.randrange(min(end, HEAD) if rng.random() < 0.7 else end)
 
@@ -157,7 +157,7 @@ _BYTES = [_flip, _overwrite, _truncate, _insert, _delete, _repeat]
 
 
 def _number(rng, data):
-    """A number of 2, 4 or 8 bytes at any even place."""
+    """Replace a number of 2, 4 or 8 bytes at a random even offset."""
     code = rng.choice(["h", "i", "q", "f", "d"])
     return _put(rng, data, _at(rng, data, struct.calcsize(code)) & ~1, code)
 
@@ -177,7 +177,7 @@ def _nifti(rng, data):
 
 
 def _tiff(rng, data):
-    """A field of an entry of a directory: tag, type, count or value."""
+    """Replace a field of a TIFF directory entry: tag, type, count or value."""
     entries = [
         m.start() for m in re.finditer(rb"[\x00-\xff][\x01\x80-\x87]\x01?[\x01-\x05\x0b\x0c\x10]\x00", data)
     ]
@@ -189,7 +189,7 @@ def _tiff(rng, data):
 
 
 def _dicom(rng, data):
-    """The length of an element, or a text or number of it."""
+    """Replace the length or the value of a DICOM element."""
     elements = [m.start() for m in re.finditer(rb"[\x08\x18\x20\x28\x02]\x00[\x00-\xff][\x00\x10]", data)]
     at = rng.choice(elements or [132])
     if rng.random() < 0.4:
@@ -202,7 +202,7 @@ def _dicom(rng, data):
 
 
 def _inside(rng, data):
-    """The bytes that are compressed, compressed again."""
+    """Decompress gzip data, damage the content, and compress it again."""
     try:
         plain = zlib.decompress(data, 31)
     except zlib.error:
@@ -212,7 +212,7 @@ def _inside(rng, data):
 
 
 def _text(rng, data):
-    """A number or a word of a text, within its front."""
+    """Replace a number or a word near the start of a text."""
     words = list(re.finditer(rb"-?\d[\d.e+-]*|[A-Za-z_]+", data[:HEAD]))
     if not words:
         return _flip(rng, data)
@@ -225,7 +225,7 @@ def _text(rng, data):
 
 
 def _line(rng, data):
-    """A line goes, or is there twice, or becomes very long."""
+    """Remove, repeat, empty, shorten or greatly lengthen one of the first lines."""
     lines = data.split(b"\n")
     n = rng.randrange(min(len(lines), 20))
     lines[n : n + 1] = rng.choice(
@@ -235,7 +235,7 @@ def _line(rng, data):
 
 
 def _json(rng, data):
-    """A value at random becomes another one, or goes."""
+    """Replace, repeat or remove a random value of a JSON document."""
     try:
         root = json.loads(data)
     except ValueError:

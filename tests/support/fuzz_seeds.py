@@ -1,6 +1,6 @@
-"""Small valid sources of every format, for `fuzz.py` to damage.
+"""Small valid sources of every format, which `fuzz.py` damages.
 
-In: a folder. Out: paths of sources in folders of their own, the same bytes each time. Every name holds
+In: a folder. Out: paths of sources in separate folders, with the same bytes each time. Every name contains
 "secret", so that a message that quotes one is noticed.
 """
 
@@ -22,7 +22,7 @@ VOXELS = np.random.default_rng(0).integers(0, 200, SHAPE).astype("i2")
 
 
 def make(kind, folder):
-    """The sources of one kind, each in a folder of its own, sorted by name."""
+    """Return the sources of one kind, each in its own folder, sorted; write them on the first call."""
     if not folder.exists():
         folder.mkdir(parents=True)
         _MAKERS[kind](folder)
@@ -83,7 +83,7 @@ PIECES = [b"secret%02d.raw" % n for n in range(1, 5)]
 
 
 def _pieces(folder, name, ending, head, stated):
-    """A header whose slices lie in files of their own."""
+    """Write a header, and one data file per slice."""
     path = _place(folder, name, ending)
     path.write_bytes(head + stated)
     for piece, plane in zip(PIECES, VOXELS, strict=True):

@@ -1,4 +1,4 @@
-"""What the tests of the readers share: grids at random, files as other programs write them."""
+"""Helpers for the tests of the readers: random grids, and files as other programs write them."""
 
 import copy
 import re
@@ -22,7 +22,11 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def random_direction(rng: np.random.Generator, kind: str) -> np.ndarray:
-    """A 3x3 matrix, right- or left-handed, for ITK (x, y, z)."""
+    """Return a 3x3 direction matrix in ITK's order (x, y, z).
+
+    `kind` is "permuted" (axis-aligned, either handedness), "left-handed", or anything else for a right-handed
+    oblique rotation.
+    """
     if kind == "permuted":
         return np.eye(3)[rng.permutation(3)] * rng.choice([-1, 1], 3)
     matrix = np.linalg.qr(rng.normal(size=(3, 3)))[0]
@@ -52,7 +56,7 @@ def assert_same_grid(found: Geometry, expected: Geometry, tolerance: float = 1e-
 
 
 def assemble(volume: Volume, depth: int) -> np.ndarray:
-    """All stored values from slabs, each voxel written once."""
+    """Return all stored values (c, z, y, x) from slabs, and assert that each voxel comes exactly once."""
     out = np.zeros((volume.channels, *volume.geometry.shape), volume.dtype)
     seen = np.zeros(out.shape, int)
     for slab in volume.slabs(depth):
@@ -70,7 +74,7 @@ def assemble(volume: Volume, depth: int) -> np.ndarray:
 
 
 def assert_holds(volume: Volume, expected: np.ndarray) -> None:
-    """Slabs of any depth and boxes give the expected (c, z, y, x) array."""
+    """Assert that slabs of several depths and a box equal the expected (c, z, y, x) array."""
     for depth in (1, 3, 100):
         np.testing.assert_array_equal(assemble(volume, depth), expected)
     z, y, x = volume.geometry.shape
@@ -80,8 +84,8 @@ def assert_holds(volume: Volume, expected: np.ndarray) -> None:
 
 
 def peak_bytes(volume: Volume) -> int:
-    """The most that reading a volume slice by slice holds at a time."""
-    list(volume.slabs(1))  # what libraries load at their first use
+    """Return the peak of traced memory, in bytes, while a volume is read slice by slice."""
+    list(volume.slabs(1))  # libraries load code on first use; this must not count
     tracemalloc.start()
     for _ in volume.slabs(1):
         pass
@@ -98,7 +102,19 @@ def channels_first(image: sitk.Image) -> np.ndarray:
 def series(
     voxels: np.ndarray, direction: np.ndarray | None = None, step: float = 2.5, **tags: object
 ) -> Iterator[FileDataset]:
-    """The slices of a CT series; `direction` for ITK, right-handed."""
+    """Yield the slices of a CT series.
+
+    Parameters
+    ----------
+    voxels : ndarray
+        Stored values (z, y, x).
+    direction : ndarray, optional
+        ITK's 3x3 matrix, right-handed; identity by default.
+    step : float
+        Distance between slices in mm; pixels are 0.7 x 0.6 mm.
+    tags
+        Set on every slice, over the defaults.
+    """
     direction = np.eye(3) if direction is None else direction
     uid = generate_uid()
     for z, pixels in enumerate(voxels):
@@ -137,7 +153,7 @@ def save_series(folder: Path, pieces: list[FileDataset], names: list[str] | None
 
 
 def enhanced(pieces: list[FileDataset], **tags: object) -> FileDataset:
-    """One file of many frames of the slices of a series, in their order; tags are of the file as a whole."""
+    """Return one multi-frame file made of the slices of a series, in order; `tags` apply to the file."""
     whole = copy.deepcopy(pieces[0])
     whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
     for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
@@ -172,7 +188,7 @@ def _macros(piece: FileDataset, macros: dict[str, list[str]]) -> Dataset:
 
 
 def refuse(folder: Path, error: type[Exception], message: str, **options: object) -> str:
-    """Opening or reading a DICOM folder fails; the message names neither files nor the patient."""
+    """Assert that a DICOM folder is refused with a message that names neither files nor the patient."""
     with pytest.raises(error, match=message) as caught:
         assemble(open_volume(folder, **options), 2)
     assert "Secret" not in str(caught.value)
@@ -181,7 +197,7 @@ def refuse(folder: Path, error: type[Exception], message: str, **options: object
 
 
 def save_ome_zarr(path: Path, array: np.ndarray, spacing: tuple = (1, 1, 1), chunk: tuple = (32, 256, 256)):
-    """OME-Zarr 0.5 of one level, with axes z, y, x in millimetres."""
+    """Write an OME-Zarr 0.5 image with one level and axes z, y, x in millimetres."""
     group = zarr.open_group(path, mode="w", zarr_format=3)
     chunks = tuple(min(c, n) for c, n in zip(chunk, array.shape, strict=True))
     group.create_array("0", shape=array.shape, chunks=chunks, dtype=array.dtype)[:] = array
@@ -192,7 +208,7 @@ def save_ome_zarr(path: Path, array: np.ndarray, spacing: tuple = (1, 1, 1), chu
 
 
 def training_files(out):
-    """Every file of the training store with its bytes, but for the token, which knows the source."""
+    """Return the bytes of every file in the training store, without the token: it depends on the source."""
     files = (p for p in sorted((out / "training.zarr").rglob("*")) if p.is_file())
     token = re.compile(rb'"(?:settings": "[0-9a-f]{16}|voxelmill_crc32c": "[0-9a-f]{8})"')
     return {str(p.relative_to(out)): token.sub(b"", p.read_bytes()) for p in files}

@@ -1,4 +1,4 @@
-"""Running the pipeline in this process, and comparing what it wrote with the reference."""
+"""Helpers that run the pipeline in this process and compare its output with the reference."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from voxelmill.runtime.stage_engine import Engine
 
 
 def process(source, out, preset="default", restart=False, **settings):
-    """A whole run without a cluster."""
+    """Run all stages without a cluster."""
     config = make_config({**load_config(preset).model_dump(exclude_unset=True), **settings})
     job = Job(out, config, restart)
     sources = job.discover(source)
@@ -23,7 +23,7 @@ def process(source, out, preset="default", restart=False, **settings):
 
 
 def execute(job, sources, engine=None, stages=None):
-    """All stages or some, without a cluster or on an engine that runs."""
+    """Run all stages or some, on a given engine or without a cluster."""
     engine = engine or Engine(None, Reporter())
     return job.execute(stages or job.all_stages, lambda lease: nullcontext(engine), sources)
 
@@ -37,7 +37,10 @@ def attributes(out, case, configuration="fullres"):
 
 
 def compare(out, expected, configuration="fullres"):
-    """Every case of the training store against the reference, array by array."""
+    """Compare every case of the training store with the reference, array by array.
+
+    Images may differ by 1e-5 of the value range plus the rounding of float32; labels must be equal.
+    """
     folder = out / "training.zarr" / configuration
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == sorted(expected)
     for case, result in expected.items():
@@ -60,7 +63,7 @@ def compare(out, expected, configuration="fullres"):
 
 
 def compare_geometry(out, grids, shapes, configuration="fullres"):
-    """The outer corners of each written array lie where SimpleITK puts those of its crop box."""
+    """Assert that the outer corners of each written array are those of its crop box, by SimpleITK, in mm."""
     for case, grid in grids.items():
         stated = attributes(out, case, configuration)
         shape = group(out, case, configuration)["image"].shape[1:]

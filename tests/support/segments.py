@@ -1,4 +1,4 @@
-"""Segmentations of 3D Slicer (seg.nrrd), as it writes them."""
+"""Segmentations (seg.nrrd) in the form in which 3D Slicer writes them."""
 
 import gzip
 
@@ -38,14 +38,27 @@ DIRECTIONS = ["(0,0.5,0)", "(1,0,0)", "(0,0,2)"]
 
 
 def layers(shape=(5, 6, 7)):
-    """Two layers whose segments touch and do not overlap."""
+    """Return two layers (2, z, y, x) with segments that touch but do not overlap."""
     found = np.zeros((2, *shape), "u1")
     found[0, :2], found[0, 3:, 1:3], found[1, 2:, 3:] = 1, 7, 2
     return found
 
 
 def seg(path, values=None, segments=SEGMENTS, *, first=True, encoding="gzip", **fields):
-    """A file as Slicer writes it: layers come first; `segments` are names, layers and values."""
+    """Write a file as Slicer does, and return its path.
+
+    Parameters
+    ----------
+    path : Path
+    values : ndarray, optional
+        Layers (layer, z, y, x); `layers()` by default.
+    segments : sequence of (name, layer, value)
+    first : bool
+        Whether the axis of layers is the first in the file, as in Slicer, or the last.
+    encoding : {"gzip", "raw"}
+    fields
+        Values of header fields, over the defaults.
+    """
     values = layers() if values is None else values
     count, z, y, x = values.shape
     sizes, vectors, kinds = [str(n) for n in (x, y, z)], [*DIRECTIONS], ["domain"] * 3

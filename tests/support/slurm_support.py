@@ -1,9 +1,9 @@
-"""A real SLURM on this machine for tests: started as a test wants it; jobs submitted and waited for.
+"""A real SLURM on this machine for tests, with functions to submit jobs and wait for them.
 
-`with running(nodes=3) as slurm:` starts it and stops it afterwards; a test file makes a fixture of that.
-Needs root and a script that starts SLURM's daemons without systemd (VM_START_SLURM, or start-slurm.sh in the
-folder shared/slurm beside the repository); the test is skipped where either is missing. It is one for the
-whole machine: who comes second, such as another of pytest-xdist's processes, waits.
+`with running(nodes=3) as slurm:` starts SLURM and stops it at the end; test files wrap this in a fixture. It
+needs root and a script that starts SLURM's daemons without systemd (VM_START_SLURM, or start-slurm.sh in the
+folder shared/slurm beside the repository); without either, the test is skipped. The machine has one SLURM: a
+second user, such as another process of pytest-xdist, waits.
 """
 
 import fcntl
@@ -27,7 +27,10 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_F
 
 
 def environment(**more):
-    """What a user's shell has after activating the environment; None takes a variable away."""
+    """Return the environment of a user's shell with the virtual environment active.
+
+    `more` adds variables; None removes one.
+    """
     left_out = re.compile(r"SLURM_|DASK_|VOXELMILL_|COLUMNS$|FORCE_COLOR$|PYTHONWARNINGS$")
     kept = {k: v for k, v in os.environ.items() if not left_out.match(k)}
     kept["PATH"] = f"{BIN}{os.pathsep}{kept['PATH']}"
@@ -36,7 +39,7 @@ def environment(**more):
 
 
 def tell(*words, check=True, timeout=60, cwd=None, **more):
-    """What a command prints; more words are added to its environment."""
+    """Run a command and return its output; `more` is added to its environment."""
     done = subprocess.run(
         [str(w) for w in words],
         capture_output=True,
@@ -50,12 +53,12 @@ def tell(*words, check=True, timeout=60, cwd=None, **more):
 
 
 def local(source, out, *options, check=True):
-    """The same run without any cluster, for comparison."""
+    """Make the same run without a cluster, for comparison."""
     tell(BIN / "voxelmill", "run", source, out, "--cluster", "none", *options, timeout=240, check=check)
 
 
 def training(out):
-    """Every file of OUT's training store, with its bytes."""
+    """Return the bytes of every file in OUT's training store."""
     files = (p for p in sorted((out / "training.zarr").rglob("*")) if p.is_file())
     return {str(p.relative_to(out)): p.read_bytes() for p in files}
 
@@ -65,7 +68,7 @@ _turns = []
 
 @contextmanager
 def turn(lock=LOCK):
-    """No other process has its turn meanwhile; within one process turns may nest."""
+    """Keep other processes out until the end; within one process turns may nest."""
     with lock.open("w") as file:
         if not _turns:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -78,7 +81,7 @@ def turn(lock=LOCK):
 
 @contextmanager
 def running(nodes=1, cpus=2, gpus=0):
-    """SLURM with so many nodes; CPUs and pretended GPUs are for each of them. Stopped at the end."""
+    """Start SLURM, and stop it at the end; `cpus` and `gpus` (simulated) are per node."""
     if os.geteuid() != 0:
         pytest.skip("SLURM's daemons are started by root")
     if not START.exists():
@@ -95,25 +98,31 @@ def running(nodes=1, cpus=2, gpus=0):
 
 
 class Slurm:
-    """Commands of SLURM. A job's id is a string, of an array's element `ARRAY_TASK`."""
+    """Commands of SLURM. The id of a job is a string; that of an array's element is `ARRAY_TASK`."""
 
     def submit(self, script, *words, options=(), cwd, **variables):
-        """The id of a new job; `options` are sbatch's own, `variables` are added to the environment."""
+        """Submit a job and return its id.
+
+        `options` are passed to sbatch, `words` to the script; `variables` are added to the environment.
+        """
         command = ["sbatch", "--parsable", f"--chdir={cwd}", *options, script, *words]
         return tell(*command, **variables).split(";")[0]
 
     def show(self, job):
-        """What `scontrol show job` says: one dictionary for a job, of an array one for each element."""
+        """Return the output of `scontrol show job`: one dictionary per job, or per element of an array."""
         records = tell("scontrol", "show", "job", "-o", job).splitlines()
         return [dict(re.findall(r"(?:^| )(\w+(?::\w+)?)=(\S*)", record)) for record in records]
 
     def state(self, job):
-        """Such as PENDING, RUNNING, COMPLETED; of an array that of its elements, if they agree."""
+        """Return a state such as PENDING, RUNNING or COMPLETED; MIXED if the elements of an array differ."""
         states = {record["JobState"] for record in self.show(job)}
         return states.pop() if len(states) == 1 else "MIXED"
 
     def wait(self, job, seconds=120):
-        """Wait for the end; the exit status, 128 + n after signal n, or 1. Of an array the largest one."""
+        """Wait for the end of a job; return its exit status, the largest one for an array.
+
+        It is 128 + n after signal n, and 1 if a job did not complete without a status or signal.
+        """
         wait_until(lambda: self._ended(job), seconds, lambda: f"{job} goes on: {self.show(job)}")
         return max(map(self._status, self.show(job)))
 
@@ -122,7 +131,7 @@ class Slurm:
         return status or (128 + signal if signal else int(record["JobState"] != "COMPLETED"))
 
     def _ended(self, job):
-        """Ended, and its processes too: before that it is COMPLETING."""
+        """Return whether a job and its processes have ended; until then it is COMPLETING."""
         return all(record["JobState"] in ENDED for record in self.show(job))
 
     def wait_for(self, job, *states, seconds=60):
@@ -130,7 +139,7 @@ class Slurm:
         wait_until(lambda: self.state(job) in states, seconds, lambda: f"{job}: {self.show(job)}")
 
     def processes(self, job):
-        """Process ids by step: {"0": [..], "batch": [..]}."""
+        """Return the process ids by step: {"0": [..], "batch": [..]}."""
         found = {}
         for line in tell("scontrol", "listpids", job, check=False).splitlines()[1:]:
             pid, _, step, *_ = line.split()
@@ -138,9 +147,9 @@ class Slurm:
         return found
 
     def cancel(self, *jobs):
-        """End jobs, as a user would."""
+        """Cancel jobs, as a user would."""
         tell("scancel", *jobs)
 
     def queued(self):
-        """The ids of all jobs that wait or run."""
+        """Return the ids of all jobs that wait or run."""
         return tell("squeue", "-h", "-r", "-o", "%F_%K").replace("_N/A", "").split()

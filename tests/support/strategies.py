@@ -1,4 +1,4 @@
-"""Hypothesis strategies for arrays, shapes and boxes; arrays are small, drawn from a seed."""
+"""Hypothesis strategies for arrays, shapes and boxes; arrays are small and made from a drawn seed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def shapes(largest: int = 24) -> st.SearchStrategy[tuple[int, int, int]]:
-    """Three lengths from 1 up, the lengths around SciPy's pad of 12 among them."""
+    """Draw three lengths from 1 up, including those around SciPy's padding of 12 voxels."""
     length = st.one_of(st.integers(1, largest), st.sampled_from([1, 2, 11, 12, 13]))
     return st.tuples(length, length, length)
 
 
 @st.composite
 def targets(draw: Any) -> tuple[int, int, int]:
-    """Shapes to resample to: as above, or with one axis that is longer than two pieces of 64 voxels."""
+    """Draw a target shape: as in `shapes`, or with one axis of 60 to 200 voxels, for several pieces of 64."""
     shape = list(draw(shapes()))
     if draw(st.booleans()):
         shape = [min(n, 5) for n in shape]
@@ -36,7 +36,7 @@ def targets(draw: Any) -> tuple[int, int, int]:
 
 @st.composite
 def boxes(draw: Any, shape: tuple[int, ...]) -> Box:
-    """A box inside `shape`, not empty."""
+    """Draw a non-empty box inside `shape`."""
     start = tuple(draw(st.integers(0, n - 1)) for n in shape)
     stop = tuple(draw(st.integers(a + 1, n)) for a, n in zip(start, shape, strict=True))
     return Box(start, stop)
@@ -46,7 +46,7 @@ def boxes(draw: Any, shape: tuple[int, ...]) -> Box:
 def volumes(
     draw: Any, largest: int = 24, dtypes: tuple[str, ...] = ("f4", "f8")
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    """Noise around an offset of up to 30,000, (z, y, x)."""
+    """Draw noise (z, y, x) with an offset of up to 30,000."""
     offset, spread = draw(st.sampled_from([(0, 1), (0, 1000), (-1000, 3000), (30000, 20)]))
     noise = np.random.default_rng(draw(SEEDS)).random(draw(shapes(largest)))
     return (offset + spread * noise).astype(draw(st.sampled_from(dtypes)))
@@ -54,7 +54,7 @@ def volumes(
 
 @st.composite
 def label_volumes(draw: Any, largest: int = 16) -> np.ndarray[Any, np.dtype[Any]]:
-    """Blocky labels with -1 where the type has a sign, (z, y, x), of any integer type."""
+    """Draw blocky labels (z, y, x) of any integer type, which include -1 if the type is signed."""
     dtype = np.dtype(draw(st.sampled_from(["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])))
     shape, grain = draw(shapes(largest)), draw(st.integers(1, 4))
     rng = np.random.default_rng(draw(SEEDS))

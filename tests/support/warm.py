@@ -1,8 +1,8 @@
-"""A process that has imported what the command needs, and forks into it: a start without imports.
+"""A process that has imported everything the command needs, and forks for each call, which saves the imports.
 
-In: on standard input a line for each command, with its folder, its words, and the files for its two outputs.
-Out: the fork's pid, and its exit status once it ended. A fork goes on from here as the console script does, a
-process of its own with its own `sys.argv`, folder and outputs, and ends as any Python does.
+In: one line of JSON per command on standard input, with its folder, its words, and the files for its two
+outputs. Out: the fork's process id, and its exit status when it has ended. A fork continues like the console
+script, with its own `sys.argv`, folder and outputs, and ends like any Python process.
 """
 
 import gc
@@ -23,11 +23,11 @@ LAZY = (
     "runtime.cluster.workers_here",
     "stages.planning.plan_reuse",
 )
-"""What `voxelmill.cli.commands` imports within its functions; all else comes with these."""
+"""Modules that `voxelmill.cli.commands` imports inside functions; they import everything else."""
 
 
 def become_next() -> bool:
-    """Fork for each command: true in the fork, false where no more commands come."""
+    """Fork for each command; return true in the fork, and false here when no more commands come."""
     for line in sys.stdin:
         command = json.loads(line)
         if (pid := fork()) == 0:
@@ -40,13 +40,13 @@ def become_next() -> bool:
 
 
 def fork() -> int:
-    """Python warns of all threads; only OpenBLAS has some here, and stops them before a fork itself."""
+    """Fork without Python's warning about threads: only OpenBLAS has some, and it stops them itself."""
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         return os.fork()
 
 
 def become(folder: str, words: list[str], outputs: list[str]) -> None:
-    """Take a command's place."""
+    """Set folder, arguments and outputs of this process to those of a command."""
     os.chdir(folder)
     sys.argv[1:] = words
     for number, path in enumerate([os.devnull, *outputs]):
@@ -56,12 +56,12 @@ def become(folder: str, words: list[str], outputs: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    del sys.argv[0]  # the console script's path is the next
+    del sys.argv[0]  # the next one is the console script's path
     sys.path[0] = str(Path(sys.argv[0]).parent)
     from voxelmill.cli.commands import main
 
     for name in LAZY:
         importlib.import_module(f"voxelmill.{name}")
-    gc.freeze()  # or each fork, when it collects garbage, copies all that was imported
+    gc.freeze()  # else a garbage collection in a fork would copy the memory of all imports
     if become_next():
         sys.exit(main())
