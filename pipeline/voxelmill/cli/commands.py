@@ -122,7 +122,7 @@ def _from_source(
 @with_options
 def fingerprint(out: Out, options: Options) -> None:
     """Write facts of the raw store into OUT/fingerprint.json. This is the second stage."""
-    from voxelmill.cli.tables import fingerprint_table
+    from voxelmill.cli.tables import fingerprint_table  # imported here, so that --help stays fast
 
     if options.dry_run:
         return typer.echo(options.job_script(out))

@@ -184,7 +184,7 @@ def with_options(command: Callable[..., None], only: Sequence[str] = ()) -> Call
         common = Options(**{name: words.pop(name) for name in names})
         try:
             command(**words, options=common)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # click would catch it and exit with a status of its own
             raise StoppedError from None
 
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]

@@ -80,8 +80,9 @@ def repeat(line: str, typed: Typed, about: str = "") -> str:
 
 
 def _repeat_word(line: str, name: str, what: str) -> str:
-    """Add a typed word beside its name, or at the end if the name is part of a phrase ("OUT's store") or of
-    advice ("pass --workers 3").
+    """Add a typed word beside its name.
+
+    It goes to the end if the name is part of a phrase ("OUT's store") or of advice ("pass --workers 3").
     """
     states = r"(?= (is|begins) |[^\s]|$)" if name.startswith("-") else ""
     if mention := _mention(line, rf"(?<![\w/.-]){name}(?![\w/'=-]|\.\w){states}"):
@@ -110,6 +111,7 @@ def _key(word: str) -> str:
 
 
 def _mention(line: str, pattern: str) -> re.Match[str] | None:
+    # An odd number of backticks before a match means that it lies within a command to copy.
     found = (m for m in re.finditer(pattern, line) if line.count("`", 0, m.start()) % 2 == 0)
     return next(found, None)
 

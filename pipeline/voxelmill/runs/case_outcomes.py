@@ -117,7 +117,7 @@ class Account:
         """
         for folder in (self.out, self.out / "logs", self.out / "logs" / "in_place"):
             sweep(folder, lambda: live_ids(self.out))  # small files that a killed run was writing
-        if self.command not in ("run", "ingest"):
+        if self.command not in ("run", "ingest"):  # these start over from SOURCE, and so does the report
             self.before, self.earlier = load_report(self.out), self._earlier()
         try:
             with set_aside(self.out, self.command, self.share):
@@ -132,9 +132,9 @@ class Account:
             raise
 
     def _earlier(self) -> dict[str, str]:
-        """Return the causes of cases that earlier stages failed on, without cases that they did not reach.
+        """Return the causes that earlier stages reported, by case.
 
-        A case that was not reached but is in the raw store by now needs no cause.
+        A cause "not finished" is dropped if the case is in the raw store: this command can go on with it.
         """
         known, present = self.all_cases(), set(zarr_stores.list_groups(self.out / zarr_stores.RAW))
         causes = {case: why for case, why in failed_cases(self.out).items() if case in known}
@@ -172,6 +172,7 @@ class Account:
         if self.share is None:
             self.outcomes += [Outcome("", case, cause=cause) for case, cause in left.items()]
             cases = {*cases, *left}
+        # A task of preprocess returns the number of image voxels that it wrote, None for a label.
         written = sum(o.value or 0 for o in self.outcomes if o.name.startswith("preprocess"))
         seconds = time.perf_counter() - self.started
         names = sorted(cases)

@@ -42,6 +42,7 @@ def check_room(out: Path, plan: Plan, replaced: Iterable[tuple[str, str]] = ()) 
         States both sizes, and the first case that looks wrong.
     """
     free = free_bytes(out)
+    # With room for the whole store no shard has to be looked at, which is slow on a network disk.
     if not plan.settings.check_disk or free > plan.training_bytes:
         return
     free += sum(
@@ -67,6 +68,7 @@ def bytes_to_make(out: Path, plan: Plan) -> int:
     """Return the uncompressed bytes of the shards of a plan that are missing or incomplete."""
     cases = [c for name in plan.configurations for c in training_cases(out, plan, name, Memory())]
     found = zip(cases, missing_of(cases), strict=True)
+    # An estimate: shards at the upper edges of a volume are smaller than the mean.
     return sum(_bytes(case) * len(shards) // case.plan.shards for case, shards in found)
 
 

@@ -148,7 +148,7 @@ def _ingest_again(job: Job, path: Path, broken: set[str], engine: Engine) -> set
         outside=settings.ingest.outside,
         typed=str(path),
     )
-    with suppress(StoreError):
+    with suppress(StoreError):  # cases that were added to SOURCE since are no part of the repair
         known = set(read_dataset(job.out).cases)
         sources = replace(sources, cases=tuple(c for c in sources.cases if c.case in known))
     _check_source(job.out, sources, settings, broken)
@@ -254,7 +254,7 @@ def _plan_again(job: Job, engine: Engine) -> None:
     """Write the plan that the training store was made with, if the known settings lead to it."""
     with suppress(StoreError):
         fingerprint = Fingerprint.load(job.out)
-        for settings in _candidates(job):
+        for settings in _candidates(job):  # the tokens in the training store tell which settings made it
             plan = make_plan(fingerprint, settings, engine.threads)
             if _fits(job.out, plan):
                 plan.save(job.out)

@@ -202,7 +202,7 @@ def set_aside(out: Path, stage: str, share: Share | None) -> Iterator[None]:
         file.rename(trash)
     try:
         yield
-    except ENDED:
+    except ENDED:  # some work was done, so the earlier reports no longer hold
         raise
     except VoxelmillError:
         for file, trash in moved.items():
@@ -215,6 +215,7 @@ def set_aside(out: Path, stage: str, share: Share | None) -> Iterator[None]:
 def _earlier_reports(out: Path, stage: str, share: Share | None) -> list[Path]:
     files = [file for file in (out / Report.FILE,) if share is None and file.exists()]
     for file in (out / LOGS).glob(f"report-{'*' if stage == 'run' else stage}-*of*.json"):
+        # Reports of shares of another count divide the cases differently, and are outdated.
         own = share is not None and file.stem.endswith(share.suffix)
         if share is None or own or not file.stem.endswith(f"of{share.count}"):
             files.append(file)

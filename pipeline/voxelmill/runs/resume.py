@@ -74,7 +74,7 @@ def check_sources(
         return []
     present = zarr_stores.list_groups(root)
     before, now = _read_dependencies(attributes, restart), _facts_depend_on(dataset)
-    if before != now:
+    if before != now:  # settings that all raw cases depend on
         stale, change = present, difference(before, now)
     else:
         mine = present if share is None else [c for c in present if c in _names(sources, share)]
@@ -249,7 +249,7 @@ def _changed_cases(out: Path, sources: Sources, repair: RepairConfig, present: l
             changed[case] = f"case {case} was repaired by {other}, which is not set now"
         elif new is not None:
             changed[case] = f"case {case} was read without {new}, which is set now"
-        elif source is None or stats.get(case) != source_stats(source):
+        elif source is None or stats.get(case) != source_stats(source):  # checksums only where these differ
             attributes = zarr_stores.read_attributes(out / zarr_stores.RAW, case) or {}
             if source is None or attributes.get("source") != source_digest(source):
                 changed[case] = f"case {case} has other files or contents now, or is gone"

@@ -250,7 +250,7 @@ def _other_attributes(case: TrainingCase) -> str | None:
         return OTHER_PLAN
     expected: Any = None
     with suppress(StoreError, ValueError):  # damage in the raw store is reported with the raw store
-        expected = json.loads(json.dumps(attributes_of(case)))
+        expected = json.loads(json.dumps(attributes_of(case)))  # tuples become lists, as in the file
     is_same = expected in (None, zarr_stores.read_attributes(case.root, case.path))
     return None if is_same else "says something else of itself than the plan and the raw store"
 
