@@ -16,8 +16,9 @@ from distributed import Client, LocalCluster
 import voxelmill
 from voxelmill.basics.errors import ClusterLostError, ConfigError
 from voxelmill.runtime.same_versions import Versions
-from voxelmill.runtime.task_window import Watch, execute
+from voxelmill.runtime.task_window import execute
 from voxelmill.runtime.tasks import task
+from voxelmill.runtime.workers_present import Watch
 
 DASK = Path(sys.executable).with_name("dask")
 OLD = "import voxelmill; voxelmill.__version__ = '0.0.9'"

@@ -16,8 +16,9 @@ from voxelmill.runtime import task_window
 from voxelmill.runtime.cluster.connection import connect
 from voxelmill.runtime.progress_display import Reporter
 from voxelmill.runtime.stage_engine import Engine
-from voxelmill.runtime.task_window import Watch, execute
+from voxelmill.runtime.task_window import execute
 from voxelmill.runtime.tasks import Outcome, in_groups, task, together, tree
+from voxelmill.runtime.workers_present import Watch
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from voxelmill.basics.errors import ConfigError, MemoryLimitError, StoreError
+from voxelmill.basics.errors import ConfigError, MemoryLimitError
 from voxelmill.basics.stage_order import Stage, in_order
 from voxelmill.basics.user_paths import local_path
 from voxelmill.inputs.sources.case_source import Sources
@@ -22,8 +22,8 @@ from voxelmill.inputs.sources.discover import discover
 from voxelmill.inputs.sources.pseudonyms import check_mapping, write_mapping
 from voxelmill.runs.case_outcomes import Account
 from voxelmill.runs.disk_and_memory import check_room, say_memory
-from voxelmill.runs.plan_before_work import rehearse
-from voxelmill.runs.report_json import Report, failed_cases
+from voxelmill.runs.plan_before_work import known_fingerprint, rehearse
+from voxelmill.runs.report_json import Report
 from voxelmill.runs.resume import check_plan, check_settings, check_sources, remember_sources, remove_raw
 from voxelmill.runs.source_and_out_apart import check_apart, check_cases_apart, check_out
 from voxelmill.runs.status import check_raw
@@ -45,31 +45,31 @@ from voxelmill.storage.lease import Lease, hold
 logger = logging.getLogger("voxelmill")
 
 SMALLEST_LIMIT = BASE_BYTES + 2**24
-"""Bytes of a worker's memory below which it is no use to begin."""
+"""Smallest memory limit of a worker that a run can start with, in bytes."""
 
 RUN = "run"
 """The command of all stages."""
 
 Start = Callable[[Lease], AbstractContextManager[Engine]]
-"""Starts the engine that stages run on, once OUT is held."""
+"""Starts the engine that runs the stages, once OUT is held."""
 
 
 @dataclass
 class Job(Account):
-    """One command on one OUT: what is checked, then what is done."""
+    """One command on one OUT: its checks, then its work."""
 
     sources: Sources | None = field(default=None, init=False)
     fingerprint: Fingerprint | None = field(default=None, init=False)
-    """The one that this command made, or found in OUT to plan by."""
+    """The fingerprint that this command made, or found in OUT to plan with."""
 
     plan: Plan | None = field(default=None, init=False)
-    """The one that this command made, or found in OUT to preprocess by."""
+    """The plan that this command made, or found in OUT to preprocess with."""
 
     stale: list[str] = field(default_factory=list, init=False)
-    """Raw cases that `restart` makes again."""
+    """Raw cases that `restart` ingests again."""
 
     checked: tuple[Plan, list[tuple[str, str]]] | None = field(default=None, init=False)
-    """The plan that was checked last, and what it replaces."""
+    """The plan that was checked last, and what it replaces in the training store: (configuration, case)."""
 
     def __post_init__(self) -> None:
         self.out = local_path(self.out, "OUT").absolute()  # workers may run in another folder
@@ -87,7 +87,7 @@ class Job(Account):
             self._freeze(self.frozen)
 
     def _freeze(self, plan: Plan) -> None:
-        """Take all settings that matter from a plan."""
+        """Take all settings that change voxels from a plan that is reused."""
         if self.share is not None:
             raise ConfigError(
                 "--plan writes OUT/plan.json, which shares read. Run `voxelmill plan OUT` with it first, and "
@@ -98,25 +98,25 @@ class Job(Account):
 
     @property
     def all_stages(self) -> tuple[Stage, ...]:
-        """All that lead from SOURCE to training shards; a plan that is reused needs no statistics."""
+        """The stages from SOURCE to training shards; a plan that is reused needs no statistics."""
         return tuple(stage for stage in Stage if self.frozen is None or stage != Stage.FINGERPRINT)
 
     def execute(self, stages: Collection[Stage], start: Start, sources: Sources | None = None) -> Report:
-        """Hold OUT, do some stages in their order, and report on every case that they were to come to.
+        """Hold OUT, run some stages in their order, and report on every case that they cover.
 
         Parameters
         ----------
         stages : collection of Stage
         start : callable
-            Starts the engine; it is not called where no stage needs workers.
+            Starts the engine. It is not called if no stage needs workers.
         sources : Sources, optional
-            What `discover` found; ingest needs it.
+            What `discover` found. Ingest needs it.
 
         Raises
         ------
         VoxelmillError
-            If the work is refused: before a worker starts wherever that can be known, and before anything of
-            OUT is changed.
+            If the work is refused. Whatever can be known in advance is refused before a worker starts, and a
+            refusal changes nothing in OUT.
         """
         self.sources = sources
         self.command = (
@@ -134,7 +134,7 @@ class Job(Account):
             return self.report({*cases, *self.failed()})
 
     def perform(self, stages: Collection[Stage], engine: Engine) -> None:
-        """Do some stages in their order, for as long as a case is left to go on with."""
+        """Run some stages in their order, as long as a case is left."""
         steps = {
             Stage.INGEST: self._ingest,
             Stage.FINGERPRINT: self._fingerprint,
@@ -144,10 +144,12 @@ class Job(Account):
         in_order(stages, {stage: partial(step, engine) for stage, step in steps.items()}, self._has_cases)
 
     def _has_cases(self) -> bool:
-        return self.sources is None or len(self.failed()) < len(self.my_cases(self.sources))
+        """Whether a case is left; a share may have none from the start, and goes on to say so."""
+        failed = self.failed()
+        return not failed or self.sources is None or len(failed) < len(self.my_cases(self.sources))
 
     def _foresee(self, stages: Collection[Stage]) -> None:
-        """Refuse what OUT alone is reason enough to refuse."""
+        """Refuse what can be refused by looking at OUT alone."""
         if Stage.INGEST in stages:
             return  # SOURCE is looked at when OUT is held
         if Stage.FINGERPRINT in stages:
@@ -159,7 +161,7 @@ class Job(Account):
             self.plan = self._planned()
 
     def _cases(self, stages: Collection[Stage]) -> list[str]:
-        """The cases that some stages come to."""
+        """The cases that some stages cover."""
         if self.sources is not None:
             return self.my_cases(self.sources)
         if Stage.PREPROCESS in stages and self.plan is not None:
@@ -168,7 +170,7 @@ class Job(Account):
 
     @contextmanager
     def hold(self, command: str) -> Iterator[Lease]:
-        """Keep OUT from other runs, but for other shares of the same stage.
+        """Lease OUT, so that no other run writes into it; other shares of the same stage may.
 
         Raises
         ------
@@ -181,7 +183,7 @@ class Job(Account):
             yield lease
 
     def discover(self, source: Path) -> Sources:
-        """Find the cases of SOURCE; refused before anything is started or written."""
+        """Find the cases of SOURCE, before anything is started or written."""
         typed, source = str(source), local_path(source, "SOURCE").absolute()
         check_apart(source, self.out)
         if self.out.exists() and not self.out.is_dir():
@@ -203,9 +205,9 @@ class Job(Account):
         return sources
 
     def check(self, sources: Sources) -> None:
-        """Refuse to mix what OUT holds with other settings or sources; writes nothing.
+        """Refuse to mix what OUT holds with other settings or sources. Write nothing.
 
-        Of `run`, whatever can be known of its plan by now is refused by now, too.
+        `run` checks its plan here too, as far as it can be known before any work.
         """
         dataset = dataset_record(sources, self.config)
         self.stale = check_sources(self.out, sources, dataset, self.config.repair, self.restart, self.share)
@@ -217,7 +219,7 @@ class Job(Account):
                 self.check_plan(plan)
 
     def _planned(self) -> Plan:
-        """OUT's plan under this run's words.
+        """Load OUT's plan, with the settings that this run may choose for itself.
 
         Raises
         ------
@@ -232,47 +234,29 @@ class Job(Account):
         return plan
 
     def foresee_plan(self) -> Plan:
-        """The plan as it would be made of what OUT holds; nothing is written."""
+        """Make the plan that OUT would get, without writing it."""
         if self.frozen is not None:
             check_raw(self.out)
             return fit_plan(self.out, self.frozen)[0]
         if self.fingerprint is None:
-            self.fingerprint = self._known_fingerprint()
+            self.fingerprint = known_fingerprint(self.out)
         return make_plan(self.fingerprint, self.config)
 
     def check_plan(self, plan: Plan) -> list[tuple[str, str]]:
-        """What `restart` removes of the training store; a plan that does not fit OUT is refused."""
+        """Refuse a plan that does not fit OUT; return what `restart` removes: (configuration, case)."""
         if self.checked is None or plan != self.checked[0]:
             stale = check_plan(self.out, plan, self.restart)
             check_room(self.out, plan, stale)
             self.checked = plan, stale
         return self.checked[1]
 
-    def _known_fingerprint(self) -> Fingerprint:
-        """OUT's fingerprint, for a plan.
-
-        Raises
-        ------
-        StoreError
-            If there is none, or the raw store has cases that it does not know.
-        """
-        found = Fingerprint.load(self.out)
-        known = {*found.cases, *failed_cases(self.out)}
-        new = [case for case in zarr_stores.list_groups(self.out / zarr_stores.RAW) if case not in known]
-        if new:
-            raise StoreError(
-                f"{len(new)} cases of OUT's raw store are not in fingerprint.json: {new[0]} is one. Run "
-                "`voxelmill fingerprint OUT` first."
-            )
-        return found
-
     def my_cases(self, sources: Sources) -> list[str]:
-        """The cases of a share, or all."""
+        """The names of the cases of this share, or of all."""
         mine = sources.cases if self.share is None else self.share.of(sources.cases)
         return [c.case for c in mine]
 
     def planned_cases(self, plan: Plan) -> list[str]:
-        """The cases that a share, or all, has shards of, sorted."""
+        """The names of the cases that this share, or all, has shards of, sorted."""
         names = set[str]()
         for configuration in plan.configurations:
             cases = list(training_cases(self.out, plan, configuration, Memory()))
@@ -282,7 +266,7 @@ class Job(Account):
     # What each stage does
 
     def _ingest(self, engine: Engine) -> None:
-        """Source files into the raw store."""
+        """Read source files into the raw store."""
         assert self.sources is not None
         self.remark()
         if self.config.dicom.mapping is not None:
@@ -293,20 +277,21 @@ class Job(Account):
             remember_sources(self.out, self.sources, self.share)
         self._check_memory()
         if self.command == Stage.INGEST and self.share is None and self._has_cases():
-            self.refuse_odd(Stage.INGEST)  # else a later stage says so
+            self.refuse_odd(Stage.INGEST)  # in a longer run a later stage does
 
     def _fingerprint(self, engine: Engine) -> None:
-        """Facts of the raw store into fingerprint.json."""
+        """Merge the facts of the raw store into a fingerprint."""
         with self.stage(Stage.FINGERPRINT, engine):
             odd = self.refuse_odd(Stage.FINGERPRINT)
             names = [name for name in list_cases(self.out) if name not in odd]
             memory = Memory(self.config.memory_limit, engine.threads)
             self.fingerprint = make_fingerprint(self.out, names, engine, memory)
+        # A run may still refuse the plan that follows. Then both files of the run before stay.
         if self.command != RUN or not (self.out / Plan.FILE).exists():
-            self.fingerprint.save(self.out)  # else the plan that follows may be refused, and both files stay
+            self.fingerprint.save(self.out)
 
     def _plan(self, engine: Engine) -> None:
-        """Every decision into plan.json; refused where it would mix with other settings."""
+        """Write every decision into plan.json, unless it would mix with other settings in OUT."""
         plan = self._refit(engine.threads) if self.frozen else self._make_plan(engine.threads)
         for configuration, case in self.check_plan(plan):
             zarr_stores.remove_group(self.out / zarr_stores.TRAINING, f"{configuration}/{case}")
@@ -322,7 +307,7 @@ class Job(Account):
         return make_plan(self.fingerprint, self.config, threads)
 
     def _refit(self, threads: int) -> Plan:
-        """The frozen plan on the cases of OUT; cases that it is not for go no further."""
+        """Apply the reused plan to the cases of OUT; refuse the cases that it is not for."""
         assert self.frozen is not None
         plan, misfits = fit_plan(self.out, self.frozen, threads)
         for case, cause in misfits.items():
@@ -330,7 +315,7 @@ class Job(Account):
         return plan
 
     def _preprocess(self, engine: Engine) -> None:
-        """The raw store into the training store."""
+        """Crop, normalise and resample the raw store into the training store."""
         assert self.plan is not None
         if self.command == RUN:
             say_memory(self.plan, engine.local_workers)
@@ -341,14 +326,14 @@ class Job(Account):
         self._check_memory()
 
     def refuse_odd(self, stage: str) -> set[str]:
-        """Cases of the raw store that go no further, since most have another number of channels."""
+        """Refuse the cases whose number of channels is not that of most; return their names."""
         odd = find_odd_cases(self.out, list_cases(self.out))
         for case, cause in odd.items():
             self.refuse(stage, case, cause)
         return set(odd)
 
     def _check_memory(self) -> None:
-        """Refuse to go on where a case does not fit into memory, which is no fault of the case."""
+        """Stop if a case does not fit into memory: the limit is wrong, and not the case."""
         for outcome in self.outcomes:
             if outcome.trouble == "refused":
                 raise MemoryLimitError(f"case {outcome.case}: {outcome.cause}")

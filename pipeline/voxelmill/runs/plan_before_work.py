@@ -56,3 +56,22 @@ def _as_stated(found: Fingerprint, sources: Sources) -> Fingerprint:
             "classes": len(labels) if labels else found.classes,
         }
     )
+
+
+def known_fingerprint(out: Path) -> Fingerprint:
+    """Load OUT's fingerprint, to plan by it.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or if the raw store has cases that it does not know.
+    """
+    found = Fingerprint.load(out)
+    known = {*found.cases, *failed_cases(out)}
+    new = [case for case in zarr_stores.list_groups(out / zarr_stores.RAW) if case not in known]
+    if new:
+        raise StoreError(
+            f"{len(new)} cases of OUT's raw store are not in fingerprint.json: {new[0]} is one. Run "
+            "`voxelmill fingerprint OUT` first."
+        )
+    return found

@@ -12,8 +12,9 @@ from distributed import Client, LocalCluster
 from voxelmill.basics.errors import DiskError, StageError
 from voxelmill.runtime.progress_display import Reporter, say_failed
 from voxelmill.runtime.step_progress import listening
-from voxelmill.runtime.task_window import Watch, execute
+from voxelmill.runtime.task_window import execute
 from voxelmill.runtime.tasks import Outcome, Task, count_steps
+from voxelmill.runtime.workers_present import Watch
 
 Device = Literal["auto", "cpu", "gpu"]
 

@@ -12,7 +12,7 @@ from voxelmill.runtime.cluster.batch_queues import pending_jobs
 from voxelmill.runtime.progress_display import Reporter
 from voxelmill.runtime.same_versions import Versions
 from voxelmill.runtime.stage_engine import Device, Engine
-from voxelmill.runtime.task_window import Watch
+from voxelmill.runtime.workers_present import Watch
 from voxelmill.storage.lease import Lease
 
 if TYPE_CHECKING:
