@@ -256,6 +256,7 @@ def test_the_window_grows_with_the_workers():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a busy machine a worker starts for longer than it lives
 def test_workers_that_reach_their_lifetime_are_no_error():
     """A batch system would kill them a little later; what they leave undone is done by others."""
     options = {"lifetime": "3s", "lifetime_stagger": "1s", "lifetime_restart": True}

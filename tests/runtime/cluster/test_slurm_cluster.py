@@ -162,7 +162,7 @@ def test_all_jobs_are_cancelled_and_others_come(start, made):
 
 def test_all_jobs_are_cancelled_and_none_can_come(start, made):
     """The queue is closed: the run ends with one line, and goes on later."""
-    run = start("--set=no_worker_timeout=5")
+    run = start("--set=no_worker_timeout=30")
     run.until_shards(10)
     tell("scontrol", "update", "partitionname=main", "state=down")
     try:
